@@ -1,0 +1,29 @@
+//! The vocabulary of Convoke: plain, strict values with no I/O and no wire format.
+//!
+//! Everything that two parts must agree on lives here once: identifiers as newtypes, the job
+//! specification, placement, the rendezvous, and what an agent is told and reports. Values that
+//! come from outside are validated when they are made (`TryFrom` in `convoke-proto`, the Compose
+//! reader), so the rest of the code can trust them. All types serialise with serde: the ledger
+//! keeps them as JSON, so new fields need a `#[serde(default)]`.
+
+mod checkpoint;
+mod desired;
+mod event;
+mod ids;
+mod job;
+mod node;
+mod observed;
+mod placement;
+mod spec;
+mod time;
+
+pub use checkpoint::*;
+pub use desired::*;
+pub use event::*;
+pub use ids::*;
+pub use job::*;
+pub use node::*;
+pub use observed::*;
+pub use placement::*;
+pub use spec::*;
+pub use time::*;

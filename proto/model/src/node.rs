@@ -1,0 +1,69 @@
+//! A node as its agent describes it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DeviceId, DeviceKind, NodeId};
+
+/// What an agent registers. Replaced whole on every connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    pub id: NodeId,
+    pub hostname: String,
+    pub labels: BTreeMap<String, String>,
+    /// Addresses that peers can reach, the preferred one first.
+    pub addresses: Vec<NodeAddress>,
+    pub devices: Vec<Device>,
+    pub runtimes: Vec<RuntimeKind>,
+    pub agent_version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAddress {
+    pub interface: String,
+    /// IPv4 or IPv6, without a port.
+    pub address: std::net::IpAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    pub id: DeviceId,
+    /// The node's own number for it.
+    pub index: u32,
+    pub kind: DeviceKind,
+    /// Product name, for people.
+    pub model: String,
+    /// Bytes; 0 where it has none of its own.
+    pub memory: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuntimeKind {
+    /// Host processes under a shim; only on agents started with `--allow-processes`.
+    Process,
+    Docker,
+}
+
+/// How much the coordinator believes of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// Connected and heard within the lease.
+    Ready,
+    /// The connection is gone, the lease not: nothing new is placed, nothing running is touched.
+    Suspect,
+    /// The coordinator has just started: nothing is judged for one reconnect window.
+    Unknown,
+    /// The lease ran out.
+    Lost,
+}
+
+/// A named problem on a node, or with a replica, that people should see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// CamelCase, stable: `DiskFull`.
+    pub name: String,
+    pub message: String,
+}

@@ -1,0 +1,62 @@
+//! What an agent reports: the whole observed state of its node.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Condition, Epoch, Rank, ReplicaKey, Revision, TaskExit};
+
+/// The complete observed state of one node; sent on connect and after every change.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ObservedState {
+    /// The last desired state that the agent accepted; `None` before the first.
+    pub applied: Option<(Epoch, Revision)>,
+    /// Every replica the agent knows, wanted or not.
+    pub replicas: Vec<ObservedReplica>,
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedReplica {
+    pub key: ReplicaKey,
+    pub phase: ReplicaPhase,
+    /// In rank order; one per task.
+    pub tasks: Vec<ObservedTask>,
+}
+
+/// How far a replica is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaPhase {
+    Preparing,
+    /// Devices and ports are reserved and held; tasks can start.
+    Ready {
+        address: IpAddr,
+        master_port: u16,
+        task_ports: Vec<u16>,
+    },
+    /// It could not be prepared; nothing runs and nothing is held.
+    Refused {
+        message: String,
+        retryable: bool,
+    },
+    /// At least one task was started. See the tasks for what became of them.
+    Started,
+    /// Every task has ended (or none was ever started) and no process is left.
+    Ended,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedTask {
+    /// The task's (first) rank.
+    pub rank: Rank,
+    pub phase: TaskPhase,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskPhase {
+    Waiting,
+    Running { pid: u32 },
+    Exited(TaskExit),
+}
