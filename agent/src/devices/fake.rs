@@ -1,0 +1,36 @@
+//! Devices that are only claimed, with failures to order.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use convoke_model::{Device, DeviceId};
+
+use super::{Devices, DevicesError};
+
+/// Whatever inventory it was last given.
+#[derive(Debug)]
+pub struct FakeDevices {
+    inventory: Mutex<Result<Vec<Device>, DevicesError>>,
+}
+
+impl FakeDevices {
+    pub fn new(devices: Vec<Device>) -> Self {
+        Self { inventory: Mutex::new(Ok(devices)) }
+    }
+
+    /// What the next inventories say: other devices, or an error.
+    pub fn set(&self, inventory: Result<Vec<Device>, DevicesError>) {
+        *self.inventory.lock().expect("nothing panics while holding it") = inventory;
+    }
+}
+
+impl Devices for FakeDevices {
+    fn inventory(&self) -> Result<Vec<Device>, DevicesError> {
+        self.inventory.lock().expect("nothing panics while holding it").clone()
+    }
+
+    fn visibility(&self, devices: &[DeviceId]) -> BTreeMap<String, String> {
+        let ids: Vec<_> = devices.iter().map(DeviceId::as_str).collect();
+        BTreeMap::from([("NVIDIA_VISIBLE_DEVICES".to_owned(), ids.join(","))])
+    }
+}

@@ -1,0 +1,27 @@
+//! Devices of the node: what there is, and which replica holds what.
+
+mod cpu;
+mod fake;
+mod reservations;
+
+use std::collections::BTreeMap;
+
+use convoke_model::{Device, DeviceId};
+
+pub use cpu::CpuSlots;
+pub use fake::FakeDevices;
+pub use reservations::{ReservationError, Reservations};
+
+/// Why the devices cannot be told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DevicesError(pub String);
+
+/// A kind of device.
+pub trait Devices: Send + Sync + 'static {
+    /// Every device there is, held or not, in index order.
+    fn inventory(&self) -> Result<Vec<Device>, DevicesError>;
+
+    /// Variables that make `devices`, and no others, visible to a task. They overwrite the user's.
+    fn visibility(&self, devices: &[DeviceId]) -> BTreeMap<String, String>;
+}

@@ -1,0 +1,4 @@
+//! The writing side.
+
+/// Writes a spool; one at a time.
+pub struct Writer {}
