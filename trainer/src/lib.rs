@@ -3,10 +3,15 @@
 //!
 //! Everything here blocks: a trainer's loop is one thread, and no async runtime shows through.
 
+pub mod agent;
+pub mod collective;
 pub mod device;
+pub mod metrics;
 pub mod mnist;
 pub mod real;
 pub mod sampler;
+pub mod world;
 
 pub use real::Real;
 pub use sampler::Sampler;
+pub use world::{World, join};
