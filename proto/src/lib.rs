@@ -17,5 +17,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub const UNIQUE_ID_BYTES: usize = 128;
 
 mod refusal;
+mod wire;
 
 pub use refusal::{ERROR_DOMAIN, reason, refusal};
+pub use wire::InvalidMessage;

@@ -1,0 +1,113 @@
+//! What an agent reports.
+
+use convoke_model::{
+    Epoch, Generation, NodeRank, ObservedReplica, ObservedState, ObservedTask, Rank, ReplicaKey,
+    ReplicaPhase, Revision, TaskPhase,
+};
+
+use super::{InvalidMessage, address, all, id, port, required};
+use crate::v1;
+use crate::v1::{observed_replica, observed_task};
+
+impl From<ObservedState> for v1::ObservedState {
+    fn from(observed: ObservedState) -> Self {
+        let (epoch, revision) = observed.applied.unwrap_or_default();
+        Self {
+            applied_epoch: epoch.0,
+            applied_revision: revision.0,
+            replicas: observed.replicas.into_iter().map(Into::into).collect(),
+            conditions: observed.conditions.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::ObservedState> for ObservedState {
+    type Error = InvalidMessage;
+    fn try_from(wire: v1::ObservedState) -> Result<Self, InvalidMessage> {
+        // Epochs count from 1, so 0 is "none yet".
+        let applied =
+            (wire.applied_epoch != 0).then_some((Epoch(wire.applied_epoch), Revision(wire.applied_revision)));
+        Ok(Self { applied, replicas: all(wire.replicas)?, conditions: all(wire.conditions)? })
+    }
+}
+
+impl From<ObservedReplica> for v1::ObservedReplica {
+    fn from(replica: ObservedReplica) -> Self {
+        use observed_replica::Phase;
+        let phase = match replica.phase {
+            ReplicaPhase::Preparing => Phase::Preparing(v1::PhasePreparing {}),
+            ReplicaPhase::Ready { address, master_port, task_ports } => Phase::Ready(v1::PhaseReady {
+                address: address.to_string(),
+                master_port: master_port.into(),
+                task_ports: task_ports.into_iter().map(Into::into).collect(),
+            }),
+            ReplicaPhase::Refused { message, retryable } => {
+                Phase::Refused(v1::PhaseRefused { message, retryable })
+            }
+            ReplicaPhase::Started => Phase::Started(v1::PhaseStarted {}),
+            ReplicaPhase::Ended => Phase::Ended(v1::PhaseEnded {}),
+        };
+        Self {
+            job_id: replica.key.job.into(),
+            generation: replica.key.generation.0,
+            node_rank: replica.key.node_rank.0,
+            phase: Some(phase),
+            tasks: replica.tasks.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::ObservedReplica> for ObservedReplica {
+    type Error = InvalidMessage;
+    fn try_from(wire: v1::ObservedReplica) -> Result<Self, InvalidMessage> {
+        use observed_replica::Phase;
+        let phase = match required(wire.phase, "replica.phase")? {
+            Phase::Preparing(_) => ReplicaPhase::Preparing,
+            Phase::Ready(ready) => ReplicaPhase::Ready {
+                address: address(&ready.address, "ready.address")?,
+                master_port: port(ready.master_port, "ready.master_port")?,
+                task_ports: ready
+                    .task_ports
+                    .into_iter()
+                    .map(|p| port(p, "ready.task_ports"))
+                    .collect::<Result<_, _>>()?,
+            },
+            Phase::Refused(v1::PhaseRefused { message, retryable }) => {
+                ReplicaPhase::Refused { message, retryable }
+            }
+            Phase::Started(_) => ReplicaPhase::Started,
+            Phase::Ended(_) => ReplicaPhase::Ended,
+        };
+        let key = ReplicaKey {
+            job: id(&wire.job_id, "replica.job_id")?,
+            generation: Generation(wire.generation),
+            node_rank: NodeRank(wire.node_rank),
+        };
+        Ok(Self { key, phase, tasks: all(wire.tasks)? })
+    }
+}
+
+impl From<ObservedTask> for v1::ObservedTask {
+    fn from(task: ObservedTask) -> Self {
+        use observed_task::Phase;
+        let phase = match task.phase {
+            TaskPhase::Waiting => Phase::Waiting(v1::TaskWaiting {}),
+            TaskPhase::Running { pid } => Phase::Running(v1::TaskRunning { pid }),
+            TaskPhase::Exited(exit) => Phase::Exited(exit.into()),
+        };
+        Self { rank: task.rank.0, phase: Some(phase) }
+    }
+}
+
+impl TryFrom<v1::ObservedTask> for ObservedTask {
+    type Error = InvalidMessage;
+    fn try_from(wire: v1::ObservedTask) -> Result<Self, InvalidMessage> {
+        use observed_task::Phase;
+        let phase = match required(wire.phase, "task.phase")? {
+            Phase::Waiting(_) => TaskPhase::Waiting,
+            Phase::Running(v1::TaskRunning { pid }) => TaskPhase::Running { pid },
+            Phase::Exited(exit) => TaskPhase::Exited(exit.try_into()?),
+        };
+        Ok(Self { rank: Rank(wire.rank), phase })
+    }
+}
