@@ -1,6 +1,9 @@
 //! The coordinator's shell: it owns the core, the ledger, the sessions, the checkpoint store and
 //! the telemetry, and serves them over gRPC. Rules live in `convoke-core`; this crate performs.
 
+pub mod clock;
+pub mod data_dir;
+pub mod ledger;
 mod options;
 
 pub use options::{DEFAULT_LISTEN, Retention, ServeOptions, default_data_dir};

@@ -1,0 +1,44 @@
+//! Reading the cluster's history, beside the writer.
+
+use std::sync::Arc;
+
+use convoke_model::EventRecord;
+use redb::ReadableDatabase as _;
+
+use super::LedgerError;
+use super::file::{EVENTS, LedgerFile};
+
+/// Reads events; cheap to clone. Blocks on the disk: call it from a blocking thread.
+#[derive(Clone)]
+pub struct History {
+    file: Arc<LedgerFile>,
+}
+
+impl History {
+    pub(super) fn new(file: Arc<LedgerFile>) -> Self {
+        Self { file }
+    }
+
+    /// At most `limit` events from `sequence` on, oldest first.
+    pub fn read(&self, sequence: u64, limit: usize) -> Result<Vec<(u64, EventRecord)>, LedgerError> {
+        let rows = self.file.with(|database| {
+            let table = database.begin_read()?.open_table(EVENTS)?;
+            let mut rows = Vec::new();
+            for row in table.range(sequence..)?.take(limit) {
+                let (key, json) = row?;
+                rows.push((key.value(), serde_json::from_slice(json.value())));
+            }
+            Ok(rows)
+        })?;
+        let damaged = |sequence: u64, error: serde_json::Error| LedgerError::Damaged {
+            path: self.file.path().to_owned(),
+            problem: format!("event {sequence}: {error}"),
+        };
+        rows.into_iter()
+            .map(|(sequence, event)| match event {
+                Ok(event) => Ok((sequence, event)),
+                Err(error) => Err(damaged(sequence, error)),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,136 @@
+//! The ledger: what was decided, durably, in one redb file.
+//!
+//! Tables: `changes` (position → JSON, what follows the snapshot), `snapshot` (position → JSON of
+//! the state after that change), `events` (sequence → JSON, the bounded history), `meta` (format).
+//! A commit is one transaction with one fsync. After a failed write redb must be opened again:
+//! [`Ledger::reopen`] does that, and tells whether the failed commit had reached the disk after all.
+
+mod error;
+mod file;
+mod history;
+
+pub use error::LedgerError;
+pub use history::History;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use convoke_model::EventRecord;
+
+use file::{CHANGES, EVENTS, LedgerFile, SNAPSHOT};
+
+/// What a start replays: the state after the newest snapshot, then the changes since.
+#[derive(Debug, Default)]
+pub struct Replay {
+    pub snapshot: Option<Vec<u8>>,
+    pub changes: Vec<Vec<u8>>,
+}
+
+/// The one writer of the ledger.
+pub struct Ledger {
+    file: Arc<LedgerFile>,
+    /// Position of the next change; the first is 1.
+    next_change: u64,
+    next_event: u64,
+    since_snapshot: u64,
+    keep_events: u64,
+    failed: bool,
+}
+
+impl Ledger {
+    /// Opens or makes the ledger, and reads what is to be replayed.
+    pub fn open(path: &Path, keep_events: u64) -> Result<(Self, Replay), LedgerError> {
+        Self::open_file(LedgerFile::at(path)?, keep_events)
+    }
+
+    fn open_file(file: LedgerFile, keep_events: u64) -> Result<(Self, Replay), LedgerError> {
+        let (position, snapshot) = match file.newest_snapshot()? {
+            Some((position, bytes)) => (position, Some(bytes)),
+            None => (0, None),
+        };
+        let changes = file.changes_after(position)?;
+        let ledger = Self {
+            next_change: position + changes.len() as u64 + 1,
+            next_event: file.next_event()?,
+            since_snapshot: changes.len() as u64,
+            keep_events: keep_events.max(1),
+            failed: false,
+            file: Arc::new(file),
+        };
+        Ok((ledger, Replay { snapshot, changes }))
+    }
+
+    /// Makes one change and its events durable. On an error nothing may be applied; call
+    /// [`Self::reopen`] before the next commit.
+    pub fn commit(&mut self, change: &[u8], events: &[EventRecord]) -> Result<(), LedgerError> {
+        let first_event = self.next_event;
+        let keep = self.keep_events;
+        let position = self.next_change;
+        let written = self.file.write(|tx| {
+            tx.open_table(CHANGES)?.insert(position, change)?;
+            let mut table = tx.open_table(EVENTS)?;
+            let mut next = first_event;
+            for event in events {
+                let json = serde_json::to_vec(event).expect("an event record is plain data");
+                table.insert(next, json.as_slice())?;
+                next += 1;
+            }
+            table.retain_in(..next.saturating_sub(keep), |_, _| false)?;
+            Ok(next)
+        });
+        self.next_event = written.inspect_err(|_| self.failed = true)?;
+        self.next_change += 1;
+        self.since_snapshot += 1;
+        Ok(())
+    }
+
+    /// Number of changes that a start would replay.
+    pub fn since_snapshot(&self) -> u64 {
+        self.since_snapshot
+    }
+
+    /// Replaces all changes so far by the state after them.
+    pub fn snapshot(&mut self, state: &[u8]) -> Result<(), LedgerError> {
+        let position = self.next_change - 1;
+        let written = self.file.write(|tx| {
+            let mut snapshots = tx.open_table(SNAPSHOT)?;
+            snapshots.retain(|_, _| false)?;
+            snapshots.insert(position, state)?;
+            tx.open_table(CHANGES)?.retain_in(..=position, |_, _| false)?;
+            Ok(())
+        });
+        written.inspect_err(|_| self.failed = true)?;
+        self.since_snapshot = 0;
+        Ok(())
+    }
+
+    /// True after a failed write: nothing can be committed before [`Self::reopen`].
+    pub fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Opens the file again after a failed write. Returns the changes that are on disk although
+    /// their commit reported an error; they must be applied before anything is decided.
+    pub fn reopen(&mut self) -> Result<Vec<Vec<u8>>, LedgerError> {
+        self.file.reopen()?;
+        let landed = self.file.changes_after(self.next_change - 1)?;
+        self.next_change += landed.len() as u64;
+        self.since_snapshot += landed.len() as u64;
+        self.next_event = self.file.next_event()?;
+        self.failed = false;
+        Ok(landed)
+    }
+
+    /// A handle that reads the history.
+    pub fn history(&self) -> History {
+        History::new(self.file.clone())
+    }
+
+    /// Sequence of the next event.
+    pub fn next_event(&self) -> u64 {
+        self.next_event
+    }
+}
+
+#[cfg(test)]
+mod tests;
