@@ -1,1 +1,28 @@
-//! skeleton
+//! The one policy for Convoke's gRPC connections: keep-alive, deadlines, backoff, message size.
+//!
+//! [`connect`] and [`connect_unix`] make client channels, [`Backoff`] paces reconnects,
+//! [`is_retryable`] says whether another try may help, and [`serve`] runs a server on a listener that
+//! the caller bound, until the caller says stop. What the messages mean is not known here. TLS has
+//! its place in `connect` and `serve` and nowhere else.
+
+mod backoff;
+mod client;
+mod server;
+
+use std::time::Duration;
+
+pub use backoff::Backoff;
+pub use client::{ConnectError, connect, connect_unix, is_retryable};
+pub use server::{Shutdown, ShutdownTrigger, serve, serve_unix, shutdown};
+
+/// The largest gRPC message that is sent or accepted, in bytes. Streams cut their data below it.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+
+/// A silent peer is pinged this often.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A ping without an answer for this long ends the connection.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection may take to come up.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

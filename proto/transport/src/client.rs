@@ -1,0 +1,75 @@
+//! Client channels.
+
+use std::path::{Path, PathBuf};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Status};
+
+use crate::{CONNECT_TIMEOUT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+
+/// Why no channel could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("\"{url}\" is not a coordinator address; write it as http://host:port")]
+    BadUrl { url: String },
+    #[error("{url} cannot be reached; is it running, and is the address right?")]
+    Unreachable {
+        url: String,
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// Connects now, within the connect timeout. Each call makes a connection of its own, so that one
+/// kind of traffic cannot delay another.
+pub async fn connect(url: &str) -> Result<Channel, ConnectError> {
+    let endpoint = endpoint(url)?;
+    endpoint.connect().await.map_err(|source| ConnectError::Unreachable { url: url.to_owned(), source })
+}
+
+/// Connects to a Unix-domain socket.
+pub async fn connect_unix(path: &Path) -> Result<Channel, ConnectError> {
+    let socket = PathBuf::from(path);
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    // HTTP/2 needs an authority; a socket has none.
+    policy(Endpoint::from_static("http://localhost"))
+        .connect_with_connector(connector)
+        .await
+        .map_err(|source| ConnectError::Unreachable { url: format!("unix:{}", path.display()), source })
+}
+
+fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
+    let bad = || ConnectError::BadUrl { url: url.to_owned() };
+    let uri: Uri = url.parse().map_err(|_| bad())?;
+    if uri.scheme_str() != Some("http") || uri.host().is_none() || uri.port_u16().is_none() {
+        return Err(bad());
+    }
+    Ok(policy(Endpoint::from(uri)))
+}
+
+fn policy(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true)
+}
+
+/// Whether the same call may succeed later without anyone changing anything. A connection that
+/// breaks under a stream shows up as `Unknown` ("h2 protocol error"), so that counts too.
+pub fn is_retryable(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::Unknown
+            | Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+    )
+}
