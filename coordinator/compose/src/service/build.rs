@@ -1,0 +1,58 @@
+//! `build`, kept in Compose's long form as JSON for the submitter's Docker.
+
+use serde_json::{Map, Value as Json};
+
+use crate::cursor::Cursor;
+use crate::report::Report;
+use crate::yaml::{Node, Value};
+
+const KNOWN: [&str; 21] = [
+    "additional_contexts",
+    "args",
+    "cache_from",
+    "cache_to",
+    "context",
+    "dockerfile",
+    "dockerfile_inline",
+    "entitlements",
+    "extra_hosts",
+    "isolation",
+    "labels",
+    "network",
+    "no_cache",
+    "platforms",
+    "privileged",
+    "pull",
+    "secrets",
+    "shm_size",
+    "ssh",
+    "tags",
+    "target",
+];
+
+pub(super) fn read(at: &Cursor<'_>, report: &mut Report) -> Option<String> {
+    let mut build = if at.is_scalar() {
+        Map::from_iter([("context".to_owned(), Json::String(at.string(report)?))])
+    } else {
+        at.only(report, &[&KNOWN[..], &["ulimits"]].concat(), &[]);
+        match json(at.node) {
+            Json::Object(map) => map,
+            _ => {
+                at.refuse(report, format!("expected a directory or a map, found {}", at.node.kind()));
+                return None;
+            }
+        }
+    };
+    build.entry("context").or_insert_with(|| Json::String(".".to_owned()));
+    Some(Json::Object(build).to_string())
+}
+
+/// Scalars stay the strings they were written as; Compose takes those everywhere below `build`.
+fn json(node: &Node) -> Json {
+    match &node.value {
+        Value::Null => Json::Null,
+        Value::Scalar(text) => Json::String(text.clone()),
+        Value::List(items) => Json::Array(items.iter().map(json).collect()),
+        Value::Map(entries) => entries.iter().map(|e| (e.key.clone(), json(&e.node))).collect(),
+    }
+}

@@ -1,0 +1,180 @@
+//! `deploy`, and `restart` beside it: nodes, limits, the restart budget, constraints.
+
+use std::time::Duration;
+
+use convoke_model::{Constraint, ConstraintSubject, MAX_REPLICAS, ResourceLimits, RestartPolicy};
+
+use crate::cursor::{Cursor, Unsupported};
+use crate::report::Report;
+use crate::units;
+
+const KNOWN: [&str; 6] = ["mode", "replicas", "labels", "placement", "resources", "restart_policy"];
+const UNSUPPORTED: &Unsupported = &[
+    ("endpoint_mode", "gangs use the hosts' networks; remove it"),
+    ("update_config", "submit again with convoke up --replace"),
+    ("rollback_config", "submit again with convoke up --replace"),
+];
+
+/// What `deploy` says, devices aside.
+pub(super) struct Deploy {
+    pub(super) replicas: u32,
+    pub(super) limits: ResourceLimits,
+    pub(super) restart: RestartPolicy,
+    pub(super) constraints: Vec<Constraint>,
+}
+
+pub(super) fn read(service: &Cursor<'_>, nodes: Option<u32>, report: &mut Report) -> Deploy {
+    let deploy = service.get("deploy");
+    let written = deploy.as_ref().and_then(|d| header(d, report));
+    let resources = deploy.as_ref().and_then(|d| d.get("resources"));
+    let policy = deploy.as_ref().and_then(|d| d.get("restart_policy"));
+    Deploy {
+        replicas: nodes.or(written).unwrap_or(1),
+        limits: resources.map(|r| limits(&r, report)).unwrap_or_default(),
+        restart: restart(policy, service.get("restart"), report),
+        constraints: deploy
+            .and_then(|d| d.get("placement"))
+            .map(|p| placement(&p, report))
+            .unwrap_or_default(),
+    }
+}
+
+/// Checks the plain keys and answers with the replicas.
+fn header(at: &Cursor<'_>, report: &mut Report) -> Option<u32> {
+    at.only(report, &KNOWN, UNSUPPORTED);
+    if let Some(mode) = at.get("mode")
+        && mode.text(report).is_some_and(|m| m != "replicated")
+    {
+        mode.refuse(
+            report,
+            "only \"replicated\" is supported by Convoke: say the number of nodes with replicas",
+        );
+    }
+    if let Some(labels) = at.get("labels") {
+        labels.note(report, "has no effect; labels of the service itself are kept");
+    }
+    let replicas = at.get("replicas")?;
+    let what = format!("a number of nodes from 1 to {MAX_REPLICAS}");
+    let count: u32 = replicas.number(report, &what)?;
+    if !(1..=MAX_REPLICAS).contains(&count) {
+        replicas.refuse(report, format!("expected {what}, found \"{count}\""));
+        return None;
+    }
+    Some(count)
+}
+
+fn limits(resources: &Cursor<'_>, report: &mut Report) -> ResourceLimits {
+    resources.only(report, &["limits", "reservations"], &[]);
+    if let Some(reservations) = resources.get("reservations") {
+        reservations.only(
+            report,
+            &["devices", "cpus", "memory"],
+            &[("generic_resources", "reserve GPUs with devices")],
+        );
+        for key in ["cpus", "memory"] {
+            if let Some(at) = reservations.get(key) {
+                at.note(report, "has no effect: nodes are shared by device, not by reserved CPU or memory");
+            }
+        }
+    }
+    let Some(at) = resources.get("limits") else { return ResourceLimits::default() };
+    at.only(report, &["cpus", "memory", "pids"], &[]);
+    let cpus = at.get("cpus").and_then(|at| {
+        let milli = at.text(report).map(units::milli_cpus)?;
+        if milli.is_none() {
+            at.refuse(report, "expected a number of CPUs above 0, such as \"0.5\"");
+        }
+        milli
+    });
+    ResourceLimits {
+        milli_cpus: cpus,
+        memory: at.get("memory").and_then(|m| m.bytes(report)),
+        // Compose's -1 is no limit.
+        pids: at
+            .get("pids")
+            .filter(|p| p.node.as_str() != Some("-1"))
+            .and_then(|p| p.number(report, "a number of processes")),
+    }
+}
+
+/// A budget for failures of every cause; `None` is without limit.
+fn budget(max: Option<u32>, delay: Duration) -> RestartPolicy {
+    RestartPolicy { infrastructure: max, application: max, delay }
+}
+
+fn restart(policy: Option<Cursor<'_>>, word: Option<Cursor<'_>>, report: &mut Report) -> RestartPolicy {
+    let worded = word.as_ref().and_then(|at| restart_word(at, report));
+    let Some(at) = policy else { return worded.unwrap_or_default() };
+    if let Some(word) = word {
+        word.note(report, "has no effect beside deploy.restart_policy");
+    }
+    at.only(report, &["condition", "delay", "max_attempts", "window"], &[]);
+    if let Some(window) = at.get("window") {
+        window.note(report, "has no effect: the budget is for the whole life of the job");
+    }
+    let conditions = [("none", false), ("on-failure", true), ("any", true)];
+    let restarts = at.get("condition").and_then(|c| c.word(report, &conditions)).unwrap_or(true);
+    let max = at.get("max_attempts").and_then(|m| m.count(report));
+    let delay = at.get("delay").and_then(|d| d.duration(report)).unwrap_or_default();
+    budget(if restarts { max } else { Some(0) }, delay)
+}
+
+fn restart_word(at: &Cursor<'_>, report: &mut Report) -> Option<RestartPolicy> {
+    let text = at.text(report)?;
+    let max = match text.split_once(':') {
+        None if matches!(text, "no" | "false") => Some(0),
+        None if matches!(text, "always" | "on-failure" | "unless-stopped") => None,
+        Some(("on-failure", n)) if n.parse::<u32>().is_ok() => n.parse().ok(),
+        _ => {
+            at.refuse(
+                report,
+                format!(
+                    "expected \"no\", always, on-failure, on-failure:N or unless-stopped, found \"{text}\""
+                ),
+            );
+            return None;
+        }
+    };
+    Some(budget(max, Duration::ZERO))
+}
+
+fn placement(at: &Cursor<'_>, report: &mut Report) -> Vec<Constraint> {
+    at.only(
+        report,
+        &["constraints", "max_replicas_per_node"],
+        &[("preferences", "nodes are ordered by their topology labels already; use constraints")],
+    );
+    if let Some(max) = at.get("max_replicas_per_node")
+        && max.count(report).is_some_and(|n| n != 1)
+    {
+        max.refuse(report, "a replica has its node's share to itself: 1 is the only value; remove it");
+    }
+    let constraints = at.get("constraints").map(|c| c.items(report, "constraints")).unwrap_or_default();
+    constraints.iter().filter_map(|at| constraint(at, report)).collect()
+}
+
+fn constraint(at: &Cursor<'_>, report: &mut Report) -> Option<Constraint> {
+    let text = at.text(report)?;
+    let split = text
+        .split_once("==")
+        .map(|(subject, value)| (subject, true, value))
+        .or_else(|| text.split_once("!=").map(|(subject, value)| (subject, false, value)));
+    if let Some((subject, equal, value)) = split {
+        let (subject, value) = (subject.trim(), value.trim().to_owned());
+        let subject = match subject.strip_prefix("node.labels.") {
+            Some(label) if !label.is_empty() => Some(ConstraintSubject::Label(label.to_owned())),
+            _ if subject == "node.hostname" => Some(ConstraintSubject::Hostname),
+            _ => None,
+        };
+        if let Some(subject) = subject
+            && !value.is_empty()
+        {
+            return Some(Constraint { subject, equal, value });
+        }
+    }
+    at.refuse(
+        report,
+        format!("expected node.labels.NAME or node.hostname, then == or !=, then a value; found \"{text}\""),
+    );
+    None
+}

@@ -1,0 +1,144 @@
+//! One service of a Compose file, read into a job spec.
+
+mod build;
+mod command;
+mod container;
+mod deploy;
+mod devices;
+mod environment;
+mod extension;
+mod gang;
+mod keys;
+mod mounts;
+mod network;
+mod torchrun;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use convoke_model::{JobName, JobSpec};
+
+use crate::cursor::Cursor;
+use crate::files::Files;
+use crate::report::Report;
+use crate::toplevel::TopLevel;
+use crate::units;
+
+/// Compose's own default.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+const SIGTERM: i32 = 15;
+
+/// What a service is read against.
+pub(crate) struct Scope<'a> {
+    pub(crate) project: &'a str,
+    pub(crate) project_dir: &'a Path,
+    pub(crate) working_dir: &'a Path,
+    pub(crate) vars: &'a BTreeMap<String, String>,
+    pub(crate) files: &'a dyn Files,
+    pub(crate) top: &'a TopLevel,
+    /// Overrides `deploy.replicas`.
+    pub(crate) nodes: Option<u32>,
+    /// The services that are selected.
+    pub(crate) active: &'a [&'a str],
+}
+
+/// The job that a service describes; what is wrong with it goes to the report.
+pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut Report) -> Option<JobSpec> {
+    at.only(report, &keys::KNOWN, keys::UNSUPPORTED);
+    let before = report.problems.len();
+    let mut environment = environment::read(scope, at, report);
+    let devices = devices::read(at, &mut environment, report);
+    let deploy = deploy::read(at, scope.nodes, report);
+    let extension = extension::read(at, report);
+    let container = container::read(scope, at, report);
+    let entrypoint = command::argv(at.get("entrypoint"), report);
+    let command = command::argv(at.get("command"), report).unwrap_or_default();
+    let image = at.get("image").and_then(|i| i.string(report));
+    let argv: Vec<String> = entrypoint.iter().flatten().chain(&command).cloned().collect();
+    let gang =
+        gang::Gang { service: at, replicas: deploy.replicas, devices: &devices, layout: extension.layout };
+    let procs_per_task = gang.check(&environment, torchrun::find(&argv).as_ref(), report);
+    without_effect(at, report);
+    if image.is_none() && container.build.is_none() {
+        host_process(at, &argv, report);
+    }
+    let job_name = job_name(scope.project, name, at, report)?;
+    let spec = JobSpec {
+        name: job_name,
+        project: scope.project.to_owned(),
+        service: name.to_owned(),
+        project_dir: scope.project_dir.display().to_string(),
+        entrypoint,
+        command,
+        environment: environment.into_iter().map(|(key, (value, _))| (key, value)).collect(),
+        working_dir: at.get("working_dir").and_then(|w| w.string(report)),
+        replicas: deploy.replicas,
+        devices,
+        limits: deploy.limits,
+        layout: extension.layout,
+        procs_per_task,
+        framework: extension.framework,
+        priority: extension.priority,
+        restart: deploy.restart,
+        stop_signal: at.get("stop_signal").and_then(|s| stop_signal(&s, report)).unwrap_or(SIGTERM),
+        stop_grace: at.get("stop_grace_period").and_then(|g| g.duration(report)).unwrap_or(STOP_GRACE),
+        failure_grace: extension.failure_grace,
+        time_limit: extension.time_limit,
+        checkpoint: extension.checkpoint,
+        interface: extension.interface,
+        fence: extension.fence,
+        collect: extension.collect,
+        preflight: extension.preflight,
+        constraints: deploy.constraints,
+        image,
+        container,
+    };
+    // What the readers above let pass and the model does not; with their problems it would only
+    // say the same again.
+    if report.problems.len() == before
+        && let Err(invalid) = spec.validate()
+    {
+        at.refuse(report, invalid.to_string());
+    }
+    Some(spec)
+}
+
+fn job_name(project: &str, service: &str, at: &Cursor<'_>, report: &mut Report) -> Option<JobName> {
+    match JobName::new(&format!("{project}-{service}")) {
+        Ok(name) => Some(name),
+        Err(why) => {
+            at.refuse(report, why.to_string());
+            None
+        }
+    }
+}
+
+fn stop_signal(at: &Cursor<'_>, report: &mut Report) -> Option<i32> {
+    let text = at.text(report)?;
+    let signal = units::signal(text);
+    if signal.is_none() {
+        at.refuse(report, format!("\"{text}\" is not a signal; write a name such as SIGINT, or a number"));
+    }
+    signal
+}
+
+/// Keys that are read by Docker and mean nothing here.
+fn without_effect(at: &Cursor<'_>, report: &mut Report) {
+    if let Some(runtime) = at.get("runtime") {
+        runtime.note(report, "has no effect: GPUs are given to a task by its device reservation");
+    }
+    if let Some(logging) = at.get("logging") {
+        logging.note(report, "has no effect: the coordinator keeps the logs of every rank");
+    }
+}
+
+fn host_process(at: &Cursor<'_>, argv: &[String], report: &mut Report) {
+    if argv.is_empty() {
+        at.refuse(report, "needs an image, a build, or a command to run as a host process");
+    }
+    let limits = at.get("deploy").and_then(|d| d.get("resources")).and_then(|r| r.get("limits"));
+    for key in keys::CONTAINER_ONLY.iter().filter_map(|key| at.get(key)).chain(limits) {
+        key.note(report, "ignored by the process runtime: the service has no image");
+    }
+}

@@ -1,0 +1,470 @@
+//! YAML text to a tree in which every key and value keeps its place.
+//!
+//! Scalars stay text: what `1e-3` or `3.10` means is for the key that holds it to say, and an
+//! environment variable gets exactly what was written. Aliases and merge keys are resolved here.
+//! Refused, with the line: syntax errors, duplicate keys, keys that are not strings, several
+//! documents, and files whose nesting or alias expansion goes beyond any honest job file.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
+
+use crate::report::{Place, Problem};
+
+/// Compose files nest some ten levels deep; the bound keeps recursion over the tree harmless.
+const MAX_DEPTH: usize = 64;
+/// Bytes that a file may expand to through aliases, counting 64 a node: a thousand times a large
+/// Compose file, and still nothing for memory.
+const MAX_EXPANDED: usize = 32 << 20;
+/// Bytes of one file.
+const MAX_FILE: usize = 4 << 20;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) place: Place,
+    pub(crate) value: Value,
+    pub(crate) merge: MergeTag,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value {
+    Null,
+    Scalar(String),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) place: Place,
+    pub(crate) node: Node,
+}
+
+/// What Compose's own tags say about merging with the file before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum MergeTag {
+    #[default]
+    None,
+    /// `!reset`: the key of the earlier file goes away.
+    Reset,
+    /// `!override`: this value replaces that of the earlier file.
+    Override,
+}
+
+impl Node {
+    pub(crate) fn map(place: Place) -> Self {
+        Self { place, value: Value::Map(Vec::new()), merge: MergeTag::None }
+    }
+
+    pub(crate) fn scalar(place: Place, text: impl Into<String>) -> Self {
+        Self { place, value: Value::Scalar(text.into()), merge: MergeTag::None }
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
+        match &self.value {
+            Value::Map(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.node),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
+        match &mut self.value {
+            Value::Map(entries) => entries.iter_mut().find(|e| e.key == key).map(|e| &mut e.node),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The kind of value, for messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match &self.value {
+            Value::Null => "nothing",
+            Value::Scalar(_) => "a single value",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a map",
+        }
+    }
+}
+
+/// Reads one document. The error holds everything that could be found wrong.
+pub(crate) fn parse(file: &Arc<str>, bytes: &[u8]) -> Result<Node, Vec<Problem>> {
+    let text = text_of(file, bytes).map_err(|p| vec![p])?;
+    let mut builder = Builder::new(file.clone());
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|e| {
+            let place = builder.place(*e.marker());
+            let line = text.lines().nth(place.line.saturating_sub(1)).unwrap_or_default();
+            let indent_tab = line.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t');
+            let hint = if indent_tab { "; YAML is indented with spaces, never with tabs" } else { "" };
+            vec![problem(place, format!("not valid YAML: {}{hint}", e.info()))]
+        })?;
+        builder.event(event, span.start).map_err(|p| vec![p])?;
+    }
+    if !builder.problems.is_empty() {
+        return Err(builder.problems);
+    }
+    let start = Place { file: file.clone(), line: 1, column: 1 };
+    match builder.root {
+        Some(Weighed { node: Node { value: Value::Null, .. }, .. }) | None => {
+            Err(vec![problem(start, "the file is empty; it needs at least a \"services\" key")])
+        }
+        Some(root) => Ok(root.node),
+    }
+}
+
+fn text_of<'a>(file: &Arc<str>, bytes: &'a [u8]) -> Result<&'a str, Problem> {
+    let start = Place { file: file.clone(), line: 1, column: 1 };
+    if bytes.len() > MAX_FILE {
+        return Err(problem(start, format!("the file is larger than {} MiB", MAX_FILE >> 20)));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|e| {
+        let line = 1 + bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        let place = Place { line, ..start };
+        problem(place, "not UTF-8 text; save the file as UTF-8")
+    })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+fn problem(place: Place, message: impl Into<String>) -> Problem {
+    Problem { place: Some(place), path: String::new(), message: message.into() }
+}
+
+/// A node with what it costs once aliases are expanded.
+#[derive(Debug, Clone)]
+struct Weighed {
+    node: Node,
+    bytes: usize,
+    depth: usize,
+}
+
+/// A collection whose end has not been seen.
+struct Open {
+    place: Place,
+    anchor: usize,
+    merge: MergeTag,
+    bytes: usize,
+    depth: usize,
+    content: Content,
+}
+
+enum Content {
+    List(Vec<Node>),
+    Map { entries: Vec<(Entry, bool)>, key: Option<Key> },
+}
+
+struct Key {
+    text: String,
+    place: Place,
+    /// `<<` written plainly.
+    merges: bool,
+}
+
+struct Builder {
+    file: Arc<str>,
+    open: Vec<Open>,
+    anchors: HashMap<usize, Weighed>,
+    root: Option<Weighed>,
+    documents: usize,
+    problems: Vec<Problem>,
+    expanded: usize,
+}
+
+impl Builder {
+    fn new(file: Arc<str>) -> Self {
+        Self {
+            file,
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            root: None,
+            documents: 0,
+            problems: Vec::new(),
+            expanded: 0,
+        }
+    }
+
+    fn place(&self, at: Marker) -> Place {
+        Place { file: self.file.clone(), line: at.line().max(1), column: at.col() + 1 }
+    }
+
+    fn event(&mut self, event: Event<'_>, at: Marker) -> Result<(), Problem> {
+        let place = self.place(at);
+        match event {
+            Event::DocumentStart(_) => {
+                self.documents += 1;
+                if self.documents > 1 {
+                    return Err(problem(
+                        place,
+                        "a second YAML document; a job file is one document (remove the \"---\")",
+                    ));
+                }
+                Ok(())
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                if let Some(wants) = self.wants_key() {
+                    *wants = Some(Key {
+                        merges: text == "<<" && style == ScalarStyle::Plain,
+                        text: text.into_owned(),
+                        place,
+                    });
+                    return Ok(());
+                }
+                let merge = self.tag(tag.as_deref(), &place);
+                let text_tag = tag.is_some_and(|t| t.is_yaml_core_schema() && t.suffix == "str");
+                let null = style == ScalarStyle::Plain
+                    && !text_tag
+                    && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
+                let value = if null { Value::Null } else { Value::Scalar(text.into_owned()) };
+                let bytes = 64 + if let Value::Scalar(text) = &value { text.len() } else { 0 };
+                self.finish(anchor, Weighed { node: Node { place, value, merge }, bytes, depth: 1 })
+            }
+            Event::SequenceStart(anchor, tag) => {
+                self.start(place, anchor, tag.as_deref(), Content::List(Vec::new()))
+            }
+            Event::MappingStart(anchor, tag) => {
+                let content = Content::Map { entries: Vec::new(), key: None };
+                self.start(place, anchor, tag.as_deref(), content)
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.end(),
+            Event::Alias(id) => {
+                let Some(aliased) = self.anchors.get(&id) else {
+                    return Err(problem(place, "an alias inside the value that it stands for"));
+                };
+                self.expanded += aliased.bytes;
+                if self.expanded > MAX_EXPANDED {
+                    return Err(problem(
+                        place,
+                        format!("the file's aliases expand to more than {} MiB", MAX_EXPANDED >> 20),
+                    ));
+                }
+                let aliased = aliased.clone();
+                self.finish(0, aliased)
+            }
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
+        }
+    }
+
+    /// The place for a key, when the innermost collection is a map that waits for one.
+    fn wants_key(&mut self) -> Option<&mut Option<Key>> {
+        match &mut self.open.last_mut()?.content {
+            Content::Map { key, .. } if key.is_none() => Some(key),
+            _ => None,
+        }
+    }
+
+    fn tag(&mut self, tag: Option<&Tag>, place: &Place) -> MergeTag {
+        match tag {
+            None => MergeTag::None,
+            Some(tag) if tag.is_yaml_core_schema() => MergeTag::None,
+            Some(tag) if tag.handle == "!" && tag.suffix == "reset" => MergeTag::Reset,
+            Some(tag) if tag.handle == "!" && tag.suffix == "override" => MergeTag::Override,
+            Some(tag) => {
+                self.problems.push(problem(
+                    place.clone(),
+                    format!("unknown tag {tag}; Compose knows !reset and !override"),
+                ));
+                MergeTag::None
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        place: Place,
+        anchor: usize,
+        tag: Option<&Tag>,
+        content: Content,
+    ) -> Result<(), Problem> {
+        if self.wants_key().is_some() {
+            return Err(problem(place, "a key must be a string, not a list or a map"));
+        }
+        if self.open.len() >= MAX_DEPTH {
+            return Err(too_deep(place));
+        }
+        let merge = self.tag(tag, &place);
+        self.open.push(Open { place, anchor, merge, bytes: 64, depth: 1, content });
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Problem> {
+        let Some(open) = self.open.pop() else { return Ok(()) };
+        let value = match open.content {
+            Content::List(items) => Value::List(items),
+            Content::Map { entries, .. } => Value::Map(self.merged(entries)),
+        };
+        let node = Node { place: open.place, value, merge: open.merge };
+        self.finish(open.anchor, Weighed { node, bytes: open.bytes, depth: open.depth })
+    }
+
+    /// Puts a finished value where it belongs.
+    fn finish(&mut self, anchor: usize, done: Weighed) -> Result<(), Problem> {
+        if self.open.len() + done.depth > MAX_DEPTH {
+            return Err(too_deep(done.node.place));
+        }
+        if anchor != 0 {
+            self.anchors.insert(anchor, done.clone());
+        }
+        let Some(open) = self.open.last_mut() else {
+            self.root = Some(done);
+            return Ok(());
+        };
+        open.bytes = open.bytes.saturating_add(done.bytes);
+        open.depth = open.depth.max(done.depth + 1);
+        match &mut open.content {
+            Content::List(items) => items.push(done.node),
+            Content::Map { entries, key } => {
+                // The parser ends a map only after a value, and a complex key was refused.
+                let Some(Key { text, place, merges }) = key.take() else {
+                    return Err(problem(done.node.place, "a key must be a string, not an alias"));
+                };
+                entries.push((Entry { key: text, place, node: done.node }, merges));
+            }
+        }
+        Ok(())
+    }
+
+    /// A map's entries with duplicates refused and `<<` filled in: own keys win, then the earlier
+    /// of several merged maps.
+    fn merged(&mut self, written: Vec<(Entry, bool)>) -> Vec<Entry> {
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        let mut entries = Vec::new();
+        let mut merged = Vec::new();
+        for (entry, merges) in written {
+            if let Some(line) = seen.insert(entry.key.clone(), entry.place.line) {
+                let message = format!("key \"{}\" is given twice, first on line {line}", entry.key);
+                self.problems.push(problem(entry.place, message));
+            } else if merges {
+                self.collect_merge(entry.node, &mut merged);
+            } else {
+                entries.push(entry);
+            }
+        }
+        for entry in merged {
+            if seen.insert(entry.key.clone(), entry.place.line).is_none() {
+                entries.push(entry);
+            }
+        }
+        entries
+    }
+
+    fn collect_merge(&mut self, node: Node, merged: &mut Vec<Entry>) {
+        match node.value {
+            Value::Map(entries) => merged.extend(entries),
+            Value::List(items) if items.iter().all(|n| matches!(n.value, Value::Map(_))) => {
+                for item in items {
+                    self.collect_merge(item, merged);
+                }
+            }
+            _ => {
+                let message = format!(
+                    "\"<<\" merges a map or a list of maps, found {}; write an alias such as *defaults",
+                    node.kind()
+                );
+                self.problems.push(problem(node.place, message));
+            }
+        }
+    }
+}
+
+fn too_deep(place: Place) -> Problem {
+    problem(place, format!("nested deeper than {MAX_DEPTH} levels"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Result<Node, Vec<Problem>> {
+        parse(&Arc::from("f.yaml"), text.as_bytes())
+    }
+
+    fn refusal(text: &str) -> String {
+        read(text).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn every_value_keeps_its_line_and_column() {
+        let root = read("a: 1\nb:\n  - x\n  - {c: y}\n").unwrap();
+        let Value::List(items) = &root.get("b").unwrap().value else { panic!("not a list") };
+        assert_eq!((items[0].place.line, items[0].place.column), (3, 5));
+        assert_eq!(items[1].get("c").unwrap().place.line, 4);
+    }
+
+    #[test]
+    fn a_merge_key_fills_in_what_is_not_given_and_the_first_of_a_list_wins() {
+        let root = read("x: &x {a: 1, b: 1}\ny: &y {b: 2, c: 2}\nz:\n  <<: [*x, *y]\n  a: own\n").unwrap();
+        let z = root.get("z").unwrap();
+        let value = |k| z.get(k).unwrap().as_str().unwrap().to_owned();
+        assert_eq!((value("a"), value("b"), value("c")), ("own".into(), "1".into(), "2".into()));
+    }
+
+    #[test]
+    fn a_quoted_null_is_text_and_a_plain_one_is_nothing() {
+        let root = read("a: null\nb: \"null\"\nc: ~\nd:\ne: !!str null\n").unwrap();
+        assert_eq!(root.get("a").unwrap().value, Value::Null);
+        assert_eq!(root.get("b").unwrap().as_str(), Some("null"));
+        assert_eq!(root.get("c").unwrap().value, Value::Null);
+        assert_eq!(root.get("d").unwrap().value, Value::Null);
+        assert_eq!(root.get("e").unwrap().as_str(), Some("null"));
+    }
+
+    #[test]
+    fn a_duplicate_key_is_refused_with_both_lines() {
+        let message = refusal("a: 1\nb: 2\na: 3\n");
+        assert_eq!(message, "f.yaml:3: key \"a\" is given twice, first on line 1");
+    }
+
+    #[test]
+    fn a_tab_in_the_indentation_is_explained() {
+        let message = refusal("a:\n\tb: 1\n");
+        assert!(message.starts_with("f.yaml:2: ") && message.contains("never with tabs"), "{message}");
+    }
+
+    #[test]
+    fn a_billion_laughs_is_refused_before_it_is_expanded() {
+        let mut text = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
+        for i in 1..12 {
+            let refs = vec![format!("*a{}", i - 1); 10].join(", ");
+            text += &format!("a{i}: &a{i} [{refs}]\n");
+        }
+        assert!(refusal(&text).contains("aliases expand to more than"));
+    }
+
+    #[test]
+    fn nesting_without_end_is_refused() {
+        assert!(refusal(&"[".repeat(10_000)).contains("f.yaml:1: "));
+        let block: String = (0..200).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
+        assert!(refusal(&block).contains("nested deeper than"));
+    }
+
+    #[test]
+    fn an_alias_within_its_own_anchor_is_refused() {
+        assert!(refusal("a: &a [*a]\n").contains("inside the value"));
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_refused_with_their_line() {
+        let problems = parse(&Arc::from("f.yaml"), b"a: 1\nb: \xff\n").unwrap_err();
+        assert!(problems[0].to_string().starts_with("f.yaml:2: not UTF-8"), "{problems:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&Arc::from("f.yaml"), &bytes);
+        }
+
+        #[test]
+        fn any_soup_of_yaml_marks_is_read_or_refused(text in "[-a:\\[\\]{},&*!|>'\"#?%@` \t\n<0]{0,120}") {
+            let _ = parse(&Arc::from("f.yaml"), text.as_bytes());
+        }
+    }
+}
