@@ -1,0 +1,110 @@
+//! Following jobs live: their changes, lines and metrics as one series of updates.
+
+mod prefix;
+mod screen;
+mod story;
+mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use convoke_proto::v1;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::failure::Failure;
+use super::follow::{Follow, JobChanges, LogLines, Metrics, Source};
+use super::link::Link;
+
+pub(crate) use prefix::Prefix;
+pub(crate) use screen::Screen;
+pub(crate) use view::View;
+
+/// How long lines and metrics may still come after the last job has ended.
+const TAIL: Duration = Duration::from_secs(10);
+
+/// Batches between the streams and the screen. A slow terminal slows the streams down; a few
+/// batches keep both busy.
+const QUEUE: usize = 16;
+
+/// Something new about job number `job`.
+pub(crate) struct Update {
+    pub(crate) job: usize,
+    pub(crate) what: What,
+}
+
+pub(crate) enum What {
+    Job(Box<v1::Job>),
+    Lines(Vec<v1::LogLine>),
+    Metrics(Vec<v1::MetricRecord>),
+}
+
+/// The streams of some jobs, until all have ended.
+pub(crate) struct Attachment {
+    updates: mpsc::Receiver<Result<Update, Failure>>,
+    running: Vec<bool>,
+    /// Ends the streams when dropped.
+    _tasks: JoinSet<()>,
+}
+
+impl Attachment {
+    pub(crate) fn new(link: &Arc<Link>, jobs: &[v1::Job]) -> Self {
+        let (sender, updates) = mpsc::channel(QUEUE);
+        let mut tasks = JoinSet::new();
+        for (index, job) in jobs.iter().enumerate() {
+            let of = move |what| Update { job: index, what };
+            let changes = Follow::new(link.clone(), JobChanges::of(&job.id));
+            tasks.spawn(pump(changes, sender.clone(), move |jobs| {
+                jobs.into_iter().map(|job| of(What::Job(Box::new(job)))).collect()
+            }));
+            let request = v1::StreamLogsRequest { job: job.id.clone(), follow: true, ..Default::default() };
+            let lines = Follow::new(link.clone(), LogLines::new(request));
+            tasks.spawn(pump(lines, sender.clone(), move |lines| vec![of(What::Lines(lines))]));
+            let request =
+                v1::StreamMetricsRequest { job: job.id.clone(), follow: true, ..Default::default() };
+            let metrics = Follow::new(link.clone(), Metrics::new(request));
+            tasks.spawn(pump(metrics, sender.clone(), move |records| vec![of(What::Metrics(records))]));
+        }
+        Self { updates, running: vec![true; jobs.len()], _tasks: tasks }
+    }
+
+    /// The next update; `None` when all jobs have ended and nothing more comes. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Option<Update>, Failure> {
+        let next = if self.running.contains(&true) {
+            self.updates.recv().await
+        } else {
+            // The jobs' end is known; missing last lines are no reason to hang.
+            tokio::time::timeout(TAIL, self.updates.recv()).await.unwrap_or_default()
+        };
+        let Some(update) = next.transpose()? else { return Ok(None) };
+        if let What::Job(job) = &update.what {
+            self.running[update.job] = !super::text::is_final(job);
+        }
+        Ok(Some(update))
+    }
+}
+
+/// Sends what `follow` brings until its end, or until nobody listens.
+async fn pump<S: Source>(
+    mut follow: Follow<S>,
+    sender: mpsc::Sender<Result<Update, Failure>>,
+    wrap: impl Fn(Vec<S::Item>) -> Vec<Update>,
+) {
+    loop {
+        match follow.next().await {
+            Ok(None) => return,
+            Ok(Some(items)) => {
+                for update in wrap(items) {
+                    if sender.send(Ok(update)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(failure) => {
+                // Nobody listens any more: nobody needs to know.
+                let _ = sender.send(Err(failure)).await;
+                return;
+            }
+        }
+    }
+}

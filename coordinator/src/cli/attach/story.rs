@@ -1,0 +1,92 @@
+//! What a change of a job means, in a sentence.
+
+use convoke_proto::v1;
+
+use crate::cli::{ps, text};
+
+/// What is worth telling of the change from `before` to `now`; the job's end is [`end`]'s.
+pub(crate) fn changes(before: Option<&v1::Job>, now: &v1::Job) -> Vec<String> {
+    let mut told = Vec::new();
+    let failed = |job: &v1::Job| job.last_failure.as_ref().map(|f| (f.generation, f.message.clone()));
+    if let Some((generation, message)) = failed(now)
+        && before.and_then(failed).is_none_or(|(g, _)| g != generation)
+    {
+        told.push(format!("generation {generation} failed: {message}"));
+    }
+    let phase = |job: &v1::Job| (job.state(), job.generation);
+    if before.map(phase) == Some(phase(now)) && before.map(|b| &b.reason) == Some(&now.reason) {
+        return told;
+    }
+    let generation = now.generation;
+    match now.state() {
+        v1::JobState::Queued if now.reason.is_empty() => told.push("queued".to_owned()),
+        v1::JobState::Queued => told.push(format!("queued: {}", now.reason)),
+        v1::JobState::Starting => told.push(starting(now)),
+        v1::JobState::Running if before.map(phase) != Some(phase(now)) => {
+            told.push(format!(
+                "generation {generation} runs, {}",
+                text::count(now.world_size as usize, "rank")
+            ));
+        }
+        v1::JobState::Stopping if now.reason.is_empty() => {
+            told.push(format!("generation {generation} stops"))
+        }
+        v1::JobState::Stopping => told.push(format!("generation {generation} stops: {}", now.reason)),
+        v1::JobState::Running
+        | v1::JobState::Unspecified
+        | v1::JobState::Succeeded
+        | v1::JobState::Failed
+        | v1::JobState::Stopped => {}
+    }
+    told
+}
+
+fn starting(job: &v1::Job) -> String {
+    let from = match &job.resumed_from {
+        Some(c) => format!(", from the checkpoint at step {}", c.step),
+        None if job.generation > 1 => ", from the beginning: there is no complete checkpoint".to_owned(),
+        None => String::new(),
+    };
+    format!("generation {} starts on {}{from}", job.generation, text::placement(&job.replicas))
+}
+
+/// How a job ended.
+pub(crate) fn end(job: &v1::Job) -> String {
+    let generations = text::count(usize::try_from(job.generation).unwrap_or(usize::MAX), "generation");
+    let ran = if job.started_unix_ms.is_some() { format!(" after {}", ps::ran(job)) } else { String::new() };
+    let checkpoint = match &job.latest_checkpoint {
+        Some(c) => format!(", newest checkpoint at step {}", c.step),
+        None => String::new(),
+    };
+    format!("{}{ran}, {generations}{checkpoint}", text::job_state(job))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(state: v1::JobState, generation: u64) -> v1::Job {
+        v1::Job { state: state.into(), generation, ..Default::default() }
+    }
+
+    #[test]
+    fn a_failure_and_the_restart_from_a_checkpoint_are_told() {
+        let before = job(v1::JobState::Running, 1);
+        let mut now = job(v1::JobState::Starting, 2);
+        now.last_failure =
+            Some(v1::Failure { message: "rank 2 was killed".into(), generation: 1, ..Default::default() });
+        now.resumed_from = Some(v1::CheckpointRef { step: 63, ..Default::default() });
+        let told = changes(Some(&before), &now);
+        assert_eq!(told[0], "generation 1 failed: rank 2 was killed");
+        assert!(told[1].starts_with("generation 2 starts") && told[1].ends_with("checkpoint at step 63"));
+        assert!(changes(Some(&now), &now).is_empty());
+    }
+
+    #[test]
+    fn a_queued_job_tells_its_reason_when_that_changes() {
+        let mut waiting = job(v1::JobState::Queued, 0);
+        waiting.reason = "needs 2 nodes".into();
+        assert_eq!(changes(None, &waiting), ["queued: needs 2 nodes"]);
+        assert!(changes(Some(&waiting), &waiting.clone()).is_empty());
+    }
+}

@@ -1,0 +1,113 @@
+//! `convoke nodes`: the hosts.
+
+use std::collections::BTreeMap;
+
+use anstyle::Style;
+use clap::Args;
+use convoke_proto::v1;
+
+use super::Context;
+use super::failure::Failure;
+use super::json::json;
+use super::output::{self, Grid, paint};
+use super::text;
+
+/// List nodes, their devices and what uses them
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  convoke nodes
+  convoke nodes -o json | jq '.nodes[] | {id: .info.id, state}'")]
+pub(crate) struct Nodes {}
+
+impl Nodes {
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let link = context.link().await?;
+        let request = v1::ListNodesRequest {};
+        let response = link.call(request, |mut c, r| async move { c.cluster.list_nodes(r).await }).await?;
+        if context.format.is_json() {
+            return output::document(&json("ListNodesResponse", &response));
+        }
+        if response.nodes.is_empty() {
+            output::note(&format!(
+                "no nodes; run `convoke-agent --coordinator {}` on each host",
+                context.coordinator
+            ));
+            return Ok(());
+        }
+        table(&response.nodes)
+    }
+}
+
+fn table(nodes: &[v1::Node]) -> Result<(), Failure> {
+    let mut grid = Grid::new(&["NAME", "STATE", "FOR", "DEVICES", "USED BY", "ADDRESS", "AGENT"]);
+    for node in nodes {
+        let info = node.info.clone().unwrap_or_default();
+        grid.row(vec![
+            info.id.clone(),
+            state(node),
+            text::age(node.since_unix_ms),
+            devices(&info.devices, &node.in_use),
+            users(&node.in_use),
+            info.addresses.first().map(|a| a.address.clone()).unwrap_or_default(),
+            info.agent_version.clone(),
+        ]);
+    }
+    grid.print()?;
+    for node in nodes {
+        let name = node.info.as_ref().map_or("?", |i| i.id.as_str());
+        for condition in &node.conditions {
+            output::line(&format!("{name}: {}: {}", condition.name, condition.message))?;
+        }
+    }
+    Ok(())
+}
+
+fn state(node: &v1::Node) -> String {
+    let (style, word) = match node.state() {
+        v1::NodeState::Ready => (text::green(), "ready"),
+        v1::NodeState::Suspect => (text::yellow(), "suspect"),
+        v1::NodeState::Unknown => (text::yellow(), "unknown"),
+        v1::NodeState::Lost => (text::red(), "lost"),
+        v1::NodeState::Unspecified => (Style::new(), "unspecified"),
+    };
+    paint(style, word)
+}
+
+/// `2/8 gpu` in use, by kind.
+fn devices(devices: &[v1::Device], in_use: &[v1::DeviceUse]) -> String {
+    let mut kinds: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for device in devices {
+        let kind = match device.kind() {
+            v1::DeviceKind::Gpu => "gpu",
+            v1::DeviceKind::Cpu => "cpu slots",
+            v1::DeviceKind::Unspecified => "?",
+        };
+        let (used, all) = kinds.entry(kind).or_default();
+        *used += usize::from(in_use.iter().any(|u| u.device == device.id));
+        *all += 1;
+    }
+    let parts: Vec<_> = kinds.iter().map(|(kind, (used, all))| format!("{used}/{all} {kind}")).collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+}
+
+fn users(in_use: &[v1::DeviceUse]) -> String {
+    let mut names: Vec<_> = in_use.iter().map(|u| u.job_name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_counted_by_kind() {
+        let device =
+            |id: &str| v1::Device { id: id.into(), kind: v1::DeviceKind::Cpu.into(), ..Default::default() };
+        let used = v1::DeviceUse { device: "cpu-1".into(), ..Default::default() };
+        assert_eq!(devices(&[device("cpu-0"), device("cpu-1")], &[used]), "1/2 cpu slots");
+        assert_eq!(devices(&[], &[]), "none");
+    }
+}

@@ -1,0 +1,109 @@
+//! `convoke stop`: asks for a job's end and waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use convoke_proto::v1;
+
+use super::Context;
+use super::failure::{Failure, exit};
+use super::follow::{Follow, JobChanges};
+use super::json::json;
+use super::link::Link;
+use super::{output, ps, text};
+
+/// Beyond a job's grace: what agents need to end it for certain, and to say so.
+const BEYOND_GRACE: Duration = Duration::from_secs(60);
+
+/// Stop jobs
+///
+/// Their tasks get the stop signal, the grace, then SIGKILL. Returns when they have ended. What is
+/// stored (checkpoints, logs, metrics) stays, and `convoke restart` goes on from there.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  convoke stop train
+  convoke stop train --grace 2m
+  convoke stop train --no-wait")]
+pub(crate) struct Stop {
+    /// Id, name, or unique prefix
+    #[arg(value_name = "JOB", required = true)]
+    jobs: Vec<String>,
+
+    /// From the stop signal to SIGKILL, instead of the job's own
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    grace: Option<Duration>,
+
+    /// Return once the coordinator has noted it
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl Stop {
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let link = context.link().await?;
+        let mut jobs = Vec::new();
+        for job in &self.jobs {
+            jobs.push(ask(&link, job, self.grace).await?);
+        }
+        if !self.no_wait {
+            jobs = ended(&link, jobs, self.grace).await?;
+        }
+        print(context, jobs)
+    }
+}
+
+/// Prints what was stopped.
+pub(crate) fn print(context: &Context, jobs: Vec<v1::Job>) -> Result<(), Failure> {
+    if context.format.is_json() {
+        return output::document(&json("ListJobsResponse", &v1::ListJobsResponse { jobs }));
+    }
+    ps::table(&jobs)
+}
+
+/// Asks for one job's end.
+pub(crate) async fn ask(link: &Link, job: &str, grace: Option<Duration>) -> Result<v1::Job, Failure> {
+    let grace_ms = grace.map(|g| u64::try_from(g.as_millis()).unwrap_or(u64::MAX));
+    let request = v1::StopJobRequest { job: job.to_owned(), grace_ms };
+    let response = link.call(request, |mut c, r| async move { c.jobs.stop_job(r).await }).await?;
+    response.job.ok_or_else(|| Failure::new(exit::FAILED, "COORDINATOR", "the answer names no job"))
+}
+
+/// Waits until each of `jobs` has ended.
+pub(crate) async fn ended(
+    link: &Arc<Link>,
+    jobs: Vec<v1::Job>,
+    grace: Option<Duration>,
+) -> Result<Vec<v1::Job>, Failure> {
+    let mut out = Vec::new();
+    for job in jobs {
+        let own = job.spec.as_ref().map(|spec| Duration::from_millis(spec.stop_grace_ms));
+        let limit = grace.or(own).unwrap_or_default().saturating_add(BEYOND_GRACE);
+        match tokio::time::timeout(limit, end_of(link, job.clone())).await {
+            Ok(job) => out.push(job?),
+            Err(_) => return Err(not_ended(&job, limit)),
+        }
+    }
+    Ok(out)
+}
+
+/// The job when it has ended.
+pub(crate) async fn end_of(link: &Arc<Link>, mut job: v1::Job) -> Result<v1::Job, Failure> {
+    if text::is_final(&job) {
+        return Ok(job);
+    }
+    let mut changes = Follow::new(link.clone(), JobChanges::of(&job.id));
+    while let Some(batch) = changes.next().await? {
+        job = batch.into_iter().next_back().unwrap_or(job);
+    }
+    Ok(job)
+}
+
+fn not_ended(job: &v1::Job, limit: Duration) -> Failure {
+    let message = format!("job \"{}\" has not ended within {}", text::job_name(job), text::short(limit));
+    Failure::new(exit::FAILED, "NOT_ENDED", message).hint(format!(
+        "the order stands; `convoke inspect {}` shows what it waits for, `convoke nodes` whether its nodes are there",
+        job.id
+    ))
+}

@@ -1,0 +1,184 @@
+//! Times, sizes and states in words for people.
+
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use convoke_proto::v1;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// Now, in Unix milliseconds.
+pub(crate) fn now_ms() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+/// A duration in its two largest units: `2h 5m`, `42s`; below a second, `0s`.
+pub(crate) fn short(duration: Duration) -> String {
+    let text = humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string();
+    text.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// How long ago `unix_ms` was.
+pub(crate) fn age(unix_ms: u64) -> String {
+    short(Duration::from_millis(now_ms().saturating_sub(unix_ms)))
+}
+
+/// Local date and time, to the second.
+pub(crate) fn local_time(unix_ms: u64) -> String {
+    let Some(at) = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()) else {
+        return format!("{unix_ms} ms");
+    };
+    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// A size in IEC units with the digits that matter: `1.6 MiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
+/// `10m` (ago) or an RFC 3339 time, as Unix milliseconds.
+pub(crate) fn since(text: &str) -> Result<u64, String> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        let ago = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        return Ok(now_ms().saturating_sub(ago));
+    }
+    let at: Timestamp = text.parse().map_err(|_| {
+        format!("\"{text}\" is neither a duration such as 10m nor a time such as 2026-01-31T08:00:00Z")
+    })?;
+    Ok(u64::try_from(at.as_millisecond()).unwrap_or(0))
+}
+
+/// A number as a person would round it: four significant digits, none of them invented.
+pub(crate) fn number(value: f64) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return value.to_string();
+    }
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        return format!("{value:.0}");
+    }
+    // Casting is exact: the exponent of an f64 is within ±324.
+    let digits = 3 - value.abs().log10().floor() as i32;
+    if (0..=9).contains(&digits) {
+        format!("{value:.*}", digits.unsigned_abs() as usize)
+    } else if digits < 0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.3e}")
+    }
+}
+
+pub(crate) fn job_state(job: &v1::Job) -> &'static str {
+    match job.state() {
+        v1::JobState::Unspecified => "unspecified",
+        v1::JobState::Queued => "queued",
+        v1::JobState::Starting => "starting",
+        v1::JobState::Running => "running",
+        v1::JobState::Stopping => "stopping",
+        v1::JobState::Succeeded => "succeeded",
+        v1::JobState::Failed => "failed",
+        v1::JobState::Stopped => "stopped",
+    }
+}
+
+pub(crate) fn job_style(job: &v1::Job) -> Style {
+    match job.state() {
+        v1::JobState::Running | v1::JobState::Succeeded => green(),
+        v1::JobState::Failed => red(),
+        v1::JobState::Queued | v1::JobState::Starting | v1::JobState::Stopping => yellow(),
+        v1::JobState::Stopped | v1::JobState::Unspecified => Style::new(),
+    }
+}
+
+pub(crate) fn is_final(job: &v1::Job) -> bool {
+    matches!(job.state(), v1::JobState::Succeeded | v1::JobState::Failed | v1::JobState::Stopped)
+}
+
+/// The job's name, or its id where the coordinator left the spec out.
+pub(crate) fn job_name(job: &v1::Job) -> &str {
+    job.spec.as_ref().map_or(job.id.as_str(), |spec| spec.name.as_str())
+}
+
+/// `node-a (ranks 0-1), node-b (ranks 2-3)`.
+pub(crate) fn placement(replicas: &[v1::Replica]) -> String {
+    let one = |r: &v1::Replica| format!("{} ({})", r.node, ranks(r.first_rank, r.local_world));
+    replicas.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+pub(crate) fn ranks(first: u32, count: u32) -> String {
+    match count {
+        0 | 1 => format!("rank {first}"),
+        n => format!("ranks {first}-{}", first.saturating_add(n - 1)),
+    }
+}
+
+/// How a task ended: `exit code 3`, `killed by signal 9`.
+pub(crate) fn exit(exit: &v1::TaskExit) -> String {
+    use v1::task_exit::Status;
+    match exit.status {
+        Some(Status::Code(code)) => format!("exit code {code}"),
+        Some(Status::Signal(signal)) => format!("killed by signal {signal}"),
+        Some(Status::Unknown(_)) | None => "unknown end".to_owned(),
+    }
+}
+
+/// `1 node`, `2 nodes`.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+pub(crate) fn green() -> Style {
+    Style::new().fg_color(Some(AnsiColor::Green.into()))
+}
+
+pub(crate) fn yellow() -> Style {
+    Style::new().fg_color(Some(AnsiColor::Yellow.into()))
+}
+
+pub(crate) fn red() -> Style {
+    Style::new().fg_color(Some(AnsiColor::Red.into()))
+}
+
+pub(crate) fn bold() -> Style {
+    Style::new().bold()
+}
+
+pub(crate) fn dim() -> Style {
+    Style::new().dimmed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_shows_its_two_largest_units() {
+        assert_eq!(short(Duration::from_millis(400)), "0s");
+        assert_eq!(short(Duration::from_millis(61_900)), "1m 1s");
+        assert_eq!(short(Duration::from_secs(7_384)), "2h 3m");
+    }
+
+    #[test]
+    fn since_takes_an_age_or_a_time_and_names_both_otherwise() {
+        let ten_minutes_ago = since("10m").unwrap();
+        assert!(now_ms() - ten_minutes_ago >= 600_000);
+        assert_eq!(since("1970-01-01T00:00:02Z"), Ok(2_000));
+        assert_eq!(since("1970-01-01T01:00:00+01:00"), Ok(0));
+        assert!(since("yesterday").unwrap_err().contains("10m"));
+        assert_eq!(since("999999years"), Ok(0));
+    }
+
+    #[test]
+    fn numbers_keep_four_significant_digits() {
+        assert_eq!(number(0.123_456), "0.1235");
+        assert_eq!(number(1234.567), "1235");
+        assert_eq!(number(500.0), "500");
+        assert_eq!(number(0.000_000_123_4), "1.234e-7");
+        assert_eq!(number(f64::NAN), "NaN");
+    }
+
+    #[test]
+    fn ranks_of_one_replica_read_as_a_range() {
+        assert_eq!(ranks(2, 1), "rank 2");
+        assert_eq!(ranks(2, 2), "ranks 2-3");
+    }
+}

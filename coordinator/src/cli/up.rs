@@ -1,0 +1,251 @@
+//! `convoke up`: submits the project's services as jobs and follows them.
+
+use std::sync::Arc;
+
+use clap::Args;
+use convoke_proto::v1;
+use serde_json::json as object;
+use uuid::Uuid;
+
+use super::args::Compose;
+use super::attach::{Attachment, Screen, View};
+use super::failure::{Failure, exit};
+use super::json::json;
+use super::link::Link;
+use super::project::{self, Selection};
+use super::signals::{Interrupt, Interrupts};
+use super::{Context, inspect, output, stop, text, wait};
+
+/// Submit the services of a Compose file as jobs and follow them
+///
+/// Shows what every rank prints until the jobs have ended. Ctrl-C stops the jobs; a second Ctrl-C
+/// leaves at once. When the terminal goes away, the jobs go on.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  convoke up
+  convoke up -d --nodes 4
+  convoke up train --replace          # stop the running one, go on from its checkpoint
+  convoke up --dry-run                # where would it run?
+  convoke up -f compose.yaml -f compose.gpu.yaml --env-file lr.env")]
+pub(crate) struct Up {
+    /// Only these services [default: all]
+    #[arg(value_name = "SERVICE")]
+    services: Vec<String>,
+
+    #[command(flatten, next_help_heading = "Compose options")]
+    compose: Compose,
+
+    /// Return once the jobs are accepted
+    #[arg(short, long)]
+    detach: bool,
+
+    /// Number of nodes, instead of deploy.replicas
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    nodes: Option<u32>,
+
+    /// Name of the job (of one service)
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// Stop a running job of the same name and go on from its last complete checkpoint
+    #[arg(long)]
+    replace: bool,
+
+    /// Show the placement the jobs would get now, or why none; submit nothing
+    #[arg(long, conflicts_with_all = ["detach", "replace"])]
+    dry_run: bool,
+
+    /// Accept jobs that no registered nodes could hold: nodes will be added
+    #[arg(long)]
+    wait_for_nodes: bool,
+}
+
+impl Up {
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let mut interrupts = Interrupts::listen()?;
+        let selection = Selection { services: self.services.clone(), nodes: self.nodes };
+        let project = project::load(context, self.compose.clone(), selection)?;
+        project::tell_notes(&project);
+        let specs = self.specs(project.jobs)?;
+        let screen = Screen::new(context.format);
+        let teller = screen.clone();
+        let say = Box::new(move |text: &str| teller.note(&format!("convoke: {text}")));
+        let link = context.link_saying(say).await?;
+        let submitted = async {
+            if self.dry_run {
+                return plan(context, &link, &specs, self.wait_for_nodes).await.map(|()| None);
+            }
+            Box::pin(self.submit(&link, specs)).await.map(Some)
+        };
+        let jobs = tokio::select! {
+            jobs = submitted => jobs?,
+            _ = interrupts.next() => return Err(Failure::interrupted()),
+        };
+        match jobs {
+            None => Ok(()),
+            Some(jobs) if self.detach => stop::print(context, jobs),
+            Some(jobs) => attached(&link, screen, jobs, interrupts).await,
+        }
+    }
+
+    fn specs(&self, jobs: Vec<convoke_model::JobSpec>) -> Result<Vec<v1::JobSpec>, Failure> {
+        let services: Vec<_> = jobs.iter().map(|job| job.service.clone()).collect();
+        if let Some((flag, [_, _, ..])) = self.name.as_ref().map(|_| ("--name", services.as_slice())) {
+            return Err(Failure::usage(format!(
+                "{flag} is for one job, and the file has {}",
+                services.join(", ")
+            ))
+            .hint("name the service: convoke up SERVICE --name NAME"));
+        }
+        let mut specs: Vec<v1::JobSpec> = jobs.into_iter().map(Into::into).collect();
+        if let (Some(name), [spec]) = (&self.name, specs.as_mut_slice()) {
+            let name =
+                convoke_model::JobName::new(name).map_err(|e| Failure::usage(format!("--name: {e}")))?;
+            spec.name = name.into();
+        }
+        Ok(specs)
+    }
+
+    /// Submits all; when one is refused, says which had been accepted before.
+    async fn submit(&self, link: &Link, specs: Vec<v1::JobSpec>) -> Result<Vec<v1::Job>, Failure> {
+        let mut jobs: Vec<v1::Job> = Vec::new();
+        for spec in specs {
+            let name = spec.name.clone();
+            let request = v1::SubmitJobRequest {
+                idempotency_key: Uuid::new_v4().to_string(),
+                spec: Some(spec),
+                replace: self.replace,
+                wait_for_nodes: self.wait_for_nodes,
+            };
+            let answer = link.call(request, |mut c, r| async move { c.jobs.submit_job(r).await }).await;
+            match answer.map(|response| response.job) {
+                Ok(Some(job)) => jobs.push(job),
+                Ok(None) => return Err(Failure::new(exit::FAILED, "COORDINATOR", "the answer names no job")),
+                Err(failure) => return Err(refused(failure, &name, &jobs)),
+            }
+        }
+        Ok(jobs)
+    }
+}
+
+/// Adds what to do to a refused submit.
+fn refused(mut failure: Failure, name: &str, accepted: &[v1::Job]) -> Failure {
+    if failure.hint.is_none() {
+        failure.hint = match failure.reason.as_str() {
+            "NAME_TAKEN" => Some(format!(
+                "--replace stops it and goes on from its last checkpoint; --name NAME runs another beside it; \
+                 `convoke logs -f {name}` follows it"
+            )),
+            "NEVER_FITS" => {
+                Some("--nodes N asks for fewer; --wait-for-nodes queues it until nodes are added".to_owned())
+            }
+            _ => None,
+        };
+    }
+    if !accepted.is_empty() {
+        let names: Vec<_> = accepted.iter().map(text::job_name).collect();
+        failure.message += &format!(" (accepted before it and running: {})", names.join(", "));
+    }
+    failure
+}
+
+/// `--dry-run`: where each job would go.
+async fn plan(
+    context: &Context,
+    link: &Link,
+    specs: &[v1::JobSpec],
+    wait_for_nodes: bool,
+) -> Result<(), Failure> {
+    let mut plans = Vec::new();
+    let mut never = None;
+    for spec in specs {
+        let request = v1::PlanJobRequest { spec: Some(spec.clone()) };
+        let plan = link.call(request, |mut c, r| async move { c.jobs.plan_job(r).await }).await?;
+        if plan.never_fits && never.is_none() {
+            never =
+                Some(Failure::new(exit::REFUSED, "NEVER_FITS", format!("{}: {}", spec.name, plan.reason)));
+        }
+        if context.format.is_json() {
+            plans.push(object!({ "name": spec.name, "plan": json("PlanJobResponse", &plan) }));
+        } else if plan.replicas.is_empty() {
+            let verb = if plan.never_fits { "fits on no set of registered nodes" } else { "would be queued" };
+            output::line(&format!("{}: {verb}: {}", spec.name, plan.reason))?;
+        } else {
+            let world = text::count(plan.world_size as usize, "rank");
+            let nodes = text::count(plan.replicas.len(), "node");
+            output::line(&format!("{}: {world} on {nodes}", spec.name))?;
+            inspect::replicas(&plan.replicas)?;
+        }
+    }
+    if context.format.is_json() {
+        output::document(&object!({ "plans": plans }))?;
+    }
+    match never {
+        Some(failure) if !wait_for_nodes => Err(refused(failure, "", &[])),
+        _ => Ok(()),
+    }
+}
+
+/// Follows `jobs` to their end; the first interrupt stops them, the second leaves.
+async fn attached(
+    link: &Arc<Link>,
+    screen: Screen,
+    jobs: Vec<v1::Job>,
+    mut interrupts: Interrupts,
+) -> Result<(), Failure> {
+    let mut updates = Attachment::new(link, &jobs);
+    let mut view = View::new(screen.clone(), &jobs);
+    let mut stopping: Option<tokio::task::JoinSet<()>> = None;
+    loop {
+        tokio::select! {
+            update = updates.next() => match update? {
+                Some(update) => view.update(update)?,
+                None => break,
+            },
+            interrupt = interrupts.next() => match (interrupt, &stopping) {
+                (Interrupt::Stop, None) => stopping = Some(stop_all(link, &screen, &view.jobs())),
+                (Interrupt::Hangup, None) => return Err(Failure::interrupted()),
+                (_, Some(_)) => {
+                    view.finish();
+                    screen.note("left; the jobs go on stopping, see `convoke ps -a`");
+                    return Err(Failure::interrupted());
+                }
+            },
+        }
+    }
+    view.finish();
+    match stopping {
+        Some(_) => Err(Failure::interrupted()),
+        None => wait::outcome(&view.jobs()),
+    }
+}
+
+/// Asks for the end of all, beside the updates that tell of it.
+fn stop_all(link: &Arc<Link>, screen: &Screen, jobs: &[v1::Job]) -> tokio::task::JoinSet<()> {
+    let running: Vec<_> = jobs.iter().filter(|job| !text::is_final(job)).cloned().collect();
+    let names: Vec<_> = running.iter().map(text::job_name).collect();
+    screen.note(&format!("stopping {} (Ctrl-C again leaves at once)", names.join(", ")));
+    let mut tasks = tokio::task::JoinSet::new();
+    for job in running {
+        let (link, screen) = (link.clone(), screen.clone());
+        tasks.spawn(async move {
+            if let Err(failure) = stop::ask(&link, &job.id, None).await {
+                screen.note(&format!("{} could not be stopped: {}", text::job_name(&job), failure.message));
+            }
+        });
+    }
+    tasks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_name_offers_replace_and_name() {
+        let failure = Failure::new(exit::REFUSED, "NAME_TAKEN", "job \"train\" is running");
+        let hint = refused(failure, "train", &[]).hint.unwrap();
+        assert!(hint.contains("--replace") && hint.contains("--name"), "{hint}");
+    }
+}
