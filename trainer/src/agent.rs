@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use convoke_proto::v1::trainer_service_client::TrainerServiceClient;
 use convoke_proto::v1::{AwaitIdRequest, JoinRequest, JoinResponse, PublishIdRequest};
-use tonic::transport::{Channel, Endpoint};
+use convoke_transport::is_retryable;
+use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use crate::collective::{Exchange, ExchangeError, UNIQUE_ID_BYTES, UniqueId};
@@ -25,8 +26,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub enum AgentError {
     #[error("cannot start the runtime for the agent's socket: {0}")]
     Runtime(std::io::Error),
-    #[error("{}: not a socket path: {source}: the agent sets CONVOKE_SOCKET, leave it as it is", .socket.display())]
-    BadPath { socket: PathBuf, source: tonic::transport::Error },
+    #[error(
+        "no agent answers at {}: is it running? (it sets CONVOKE_SOCKET; leave that as it is)",
+        .socket.display())]
+    NoAgent { socket: PathBuf, source: convoke_transport::ConnectError },
     #[error("{call} at {}: {}: is the agent running?", .socket.display(), .status.message())]
     Unreachable { call: &'static str, socket: PathBuf, status: Box<Status> },
     #[error("{call} was refused by the agent: {}", .status.message())]
@@ -42,17 +45,13 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Prepares the connection; the first call makes it.
-    pub fn new(socket: &Path) -> Result<Self, AgentError> {
+    /// Connects; later, a connection that breaks is made again by the next call.
+    pub fn connect(socket: &Path) -> Result<Self, AgentError> {
         // One worker: it answers keep-alives and carries metrics while the trainer computes.
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).thread_name("convoke-agent-socket").enable_all();
         let runtime = runtime.build().map_err(AgentError::Runtime)?;
-        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()));
-        let endpoint = endpoint
-            .map_err(|source| AgentError::BadPath { socket: socket.to_owned(), source })?
-            .connect_timeout(Duration::from_secs(5));
-        let channel = runtime.block_on(async { endpoint.connect_lazy() });
+        let channel = runtime.block_on(dial(socket))?;
         Ok(Self { socket: socket.to_owned(), client: TrainerServiceClient::new(channel), runtime })
     }
 
@@ -82,8 +81,8 @@ impl Agent {
                 let left = deadline.saturating_duration_since(Instant::now());
                 match attempt(self.client(), left).await {
                     Ok(response) => return Ok(response.into_inner()),
-                    Err(status) if is_passing(&status) && left > PAUSE => tokio::time::sleep(PAUSE).await,
-                    Err(status) if is_passing(&status) => {
+                    Err(status) if is_retryable(&status) && left > PAUSE => tokio::time::sleep(PAUSE).await,
+                    Err(status) if is_retryable(&status) => {
                         let (socket, status) = (self.socket.clone(), Box::new(status));
                         return Err(AgentError::Unreachable { call, socket, status });
                     }
@@ -94,15 +93,21 @@ impl Agent {
     }
 }
 
+async fn dial(socket: &Path) -> Result<Channel, AgentError> {
+    let deadline = Instant::now() + CALL;
+    loop {
+        match convoke_transport::connect_unix(socket).await {
+            Ok(channel) => return Ok(channel),
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
+            Err(source) => return Err(AgentError::NoAgent { socket: socket.to_owned(), source }),
+        }
+    }
+}
+
 pub(crate) fn timed<M>(message: M, timeout: Duration) -> Request<M> {
     let mut request = Request::new(message);
     request.set_timeout(timeout);
     request
-}
-
-/// The agent is away, not unwilling. A connection that breaks under a call shows as `Unknown`.
-pub(crate) fn is_passing(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::ResourceExhausted)
 }
 
 impl Exchange for Agent {
@@ -132,7 +137,7 @@ impl Exchange for Agent {
             Ok(response) => <[u8; UNIQUE_ID_BYTES]>::try_from(&response.unique_id[..]).map_err(|_| {
                 ExchangeError::WrongLength { group: group.to_owned(), length: response.unique_id.len() }
             }),
-            Err(AgentError::Refused { status, .. }) if status.code() == Code::DeadlineExceeded => {
+            Err(AgentError::Unreachable { status, .. }) if status.code() == Code::DeadlineExceeded => {
                 Err(ExchangeError::Timeout { group: group.to_owned(), after: timeout })
             }
             Err(e) => Err(e.into()),

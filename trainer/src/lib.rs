@@ -4,6 +4,7 @@
 //! Everything here blocks: a trainer's loop is one thread, and no async runtime shows through.
 
 pub mod agent;
+pub mod checkpoint;
 pub mod collective;
 pub mod device;
 pub mod metrics;

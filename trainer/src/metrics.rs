@@ -10,9 +10,10 @@ use std::sync::{Arc, mpsc as blocking};
 use std::time::Duration;
 
 use convoke_proto::v1::{CommitCheckpointRequest, ReportMetricsRequest, ReportedMetrics};
+use convoke_transport::is_retryable;
 use tokio::sync::mpsc;
 
-use crate::agent::{Agent, is_passing, timed};
+use crate::agent::{Agent, timed};
 
 /// At 20 steps a second, over three minutes without an agent.
 const QUEUE: usize = 4096;
@@ -123,7 +124,7 @@ async fn carry(
             let request = ReportMetricsRequest { records: records.clone() };
             match client.report_metrics(timed(request, Duration::from_secs(10))).await {
                 Ok(_) => break,
-                Err(status) if is_passing(&status) || status.code() == tonic::Code::DeadlineExceeded => {
+                Err(status) if is_retryable(&status) => {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
                 Err(status) => {

@@ -79,7 +79,7 @@ pub fn join_with(variable: impl Fn(&str) -> Option<String>) -> Result<World, Joi
         None if world.world_size > 1 => return Err(JoinError::NoAgent(world.world_size)),
         None => {}
         Some(socket) => {
-            let agent = Agent::new(socket.as_ref())?;
+            let agent = Agent::connect(socket.as_ref())?;
             let joined = agent.join()?;
             let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
             own = own.or(given(&joined.address));

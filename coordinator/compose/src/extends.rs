@@ -68,7 +68,7 @@ impl<'a> Extends<'a> {
         };
         let from = match extends.get("file").map(|n| (n, n.as_str())) {
             None => source.clone(),
-            Some((node, Some(file))) => self.open(source, node, file, report)?,
+            Some((node, Some(file))) => self.open_file(source, node, file, report)?,
             Some((node, None)) => {
                 report.problem(Some(&node.place), path, "expected a file name as \"file\"");
                 return None;
@@ -85,7 +85,7 @@ impl<'a> Extends<'a> {
         Some(merge(base?, service, &mut vec!["services".to_owned(), name.to_owned()]))
     }
 
-    fn open(&mut self, from: &Source, at: &Node, file: &str, report: &mut Report) -> Option<Source> {
+    fn open_file(&mut self, from: &Source, at: &Node, file: &str, report: &mut Report) -> Option<Source> {
         let dir = from.path.parent().unwrap_or(Path::new("/"));
         let path = files::absolute(dir, Path::new(file));
         if let Some(known) = self.opened.get(&path) {
@@ -93,8 +93,9 @@ impl<'a> Extends<'a> {
         }
         let before = report.problems.len();
         let root = (self.open)(&path, report);
-        if root.is_none() && report.problems.len() == before {
-            report.problem(Some(&at.place), "", format!("cannot read {file}: no such file"));
+        // What no file could say of itself (that it is missing) is said of the line that names it.
+        for problem in report.problems.iter_mut().skip(before).filter(|p| p.place.is_none()) {
+            problem.place = Some(at.place.clone());
         }
         let source = root.map(|mut root| {
             rebase(&mut root, path.parent().unwrap_or(Path::new("/")), self.project_dir);

@@ -112,7 +112,11 @@ pub(crate) fn select<'a>(
     options: &LoadOptions,
     report: &mut Report,
 ) -> Vec<(String, Cursor<'a>)> {
+    let before = report.problems.len();
     let services = root.get("services").map(|s| s.entries(report)).unwrap_or_default();
+    if services.is_empty() && report.problems.len() > before {
+        return Vec::new();
+    }
     if services.is_empty() {
         root.refuse(report, "no services; a job file needs \"services:\" with at least one service");
         return Vec::new();

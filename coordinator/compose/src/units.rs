@@ -55,10 +55,14 @@ fn scaled(number: &str, unit: u128) -> Option<u128> {
 
 /// A duration back in Compose's words.
 pub(crate) fn duration_text(duration: Duration) -> String {
-    match (duration.as_secs(), duration.subsec_nanos()) {
-        (seconds, 0) => format!("{seconds}s"),
-        (0, nanos) => format!("{nanos}ns"),
-        (seconds, nanos) => format!("{seconds}s{nanos}ns"),
+    let seconds = match duration.as_secs() {
+        0 if duration.subsec_nanos() != 0 => String::new(),
+        seconds => format!("{seconds}s"),
+    };
+    match duration.subsec_nanos() {
+        0 => seconds,
+        nanos if nanos % 1_000_000 == 0 => format!("{seconds}{}ms", nanos / 1_000_000),
+        nanos => format!("{seconds}{nanos}ns"),
     }
 }
 
@@ -116,6 +120,15 @@ pub(crate) fn signal(text: &str) -> Option<i32> {
     i32::try_from(index + 1).ok()
 }
 
+/// A signal back in Compose's words: its name where it has one.
+pub(crate) fn signal_text(number: i32) -> String {
+    let index = usize::try_from(number - 1).ok();
+    match index.and_then(|i| SIGNALS.get(i)) {
+        Some(name) => format!("SIG{name}"),
+        None => number.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +162,13 @@ mod tests {
         }
         for text in ["", "SIG", "0", "65", "SIGFOO", "RTMIN+99"] {
             assert_eq!(signal(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_signal_survives_its_own_text() {
+        for number in 1..=64 {
+            assert_eq!(signal(&signal_text(number)), Some(number));
         }
     }
 

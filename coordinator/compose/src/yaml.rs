@@ -101,9 +101,7 @@ pub(crate) fn parse(file: &Arc<str>, bytes: &[u8]) -> Result<Node, Vec<Problem>>
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|e| {
             let place = builder.place(*e.marker());
-            let line = text.lines().nth(place.line.saturating_sub(1)).unwrap_or_default();
-            let indent_tab = line.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t');
-            let hint = if indent_tab { "; YAML is indented with spaces, never with tabs" } else { "" };
+            let hint = hint(text, place.line, e.info());
             vec![problem(place, format!("not valid YAML: {}{hint}", e.info()))]
         })?;
         builder.event(event, span.start).map_err(|p| vec![p])?;
@@ -117,6 +115,20 @@ pub(crate) fn parse(file: &Arc<str>, bytes: &[u8]) -> Result<Node, Vec<Problem>>
             Err(vec![problem(start, "the file is empty; it needs at least a \"services\" key")])
         }
         Some(root) => Ok(root.node),
+    }
+}
+
+/// What usually lies behind a syntax error.
+fn hint(text: &str, line: usize, info: &str) -> &'static str {
+    let line = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    if line.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t') {
+        "; YAML is indented with spaces, never with tabs"
+    } else if info.contains("expected key") || info.contains("indentation") {
+        "; compare the indentation and the quotes of this line with the lines above"
+    } else if info.contains("anchor") {
+        "; an alias *name needs an anchor &name above it"
+    } else {
+        ""
     }
 }
 

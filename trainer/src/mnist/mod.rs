@@ -3,3 +3,9 @@
 pub mod idx;
 pub mod model;
 pub mod network;
+pub mod progress;
+pub mod run;
+pub mod trainer;
+
+pub use idx::Digits;
+pub use trainer::Trainer;

@@ -30,8 +30,9 @@ pub(super) fn read(at: &Cursor<'_>, environment: &mut Environment, report: &mut 
         (None, None) => None,
     };
     let mut request = request.unwrap_or(DEFAULT);
-    if environment.remove("NVIDIA_VISIBLE_DEVICES").is_some() {
-        at.note(report, "NVIDIA_VISIBLE_DEVICES is ignored: a task sees the GPUs that are reserved for it");
+    if let Some((_, place)) = environment.remove("NVIDIA_VISIBLE_DEVICES") {
+        let message = "NVIDIA_VISIBLE_DEVICES is ignored: a task sees the GPUs that are reserved for it";
+        report.note(Some(&place), format!("{}.environment", at.path), message);
     }
     if request.kind == DeviceKind::Gpu {
         narrow(&mut request.count, environment, at, report);
@@ -126,7 +127,11 @@ fn narrow(count: &mut DeviceCount, environment: &mut Environment, at: &Cursor<'_
     match narrowed(count, &wanted) {
         Ok(narrower) => {
             if narrower != *count {
-                report.note(Some(&place), &at.path, format!("{KEY}={text} narrows the reservation"));
+                report.note(
+                    Some(&place),
+                    format!("{}.environment", at.path),
+                    format!("{KEY}={text} narrows the reservation"),
+                );
             }
             *count = narrower;
         }

@@ -60,6 +60,7 @@ impl Gang<'_> {
         if self.replicas > 1 {
             self.world(torchrun, &entry, report);
         }
+        Self::port(torchrun, &entry, report);
         self.local_world(torchrun, environment, &entry, report)
     }
 
@@ -125,6 +126,19 @@ impl Gang<'_> {
                     ),
                 );
             }
+        }
+    }
+
+    /// A fixed port is the same on all nodes, and so works until something else has it.
+    fn port(torchrun: &Torchrun, entry: &Cursor<'_>, report: &mut Report) {
+        if let Some(port) = torchrun.master_port.as_ref().filter(|p| !p.contains('$')) {
+            entry.note(
+                report,
+                format!(
+                    "torchrun --master_port={port} fixes a port that may be taken; without it Convoke \
+                     allocates a free one"
+                ),
+            );
         }
     }
 

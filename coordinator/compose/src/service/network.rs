@@ -131,22 +131,26 @@ pub(super) fn expose(service: &Cursor<'_>, report: &mut Report) -> Vec<String> {
 /// As `HOST:ADDRESS`, from a list of `HOST:ADDRESS` or `HOST=ADDRESS`, or a map.
 pub(super) fn extra_hosts(service: &Cursor<'_>, report: &mut Report) -> Vec<String> {
     let Some(at) = service.get("extra_hosts") else { return Vec::new() };
-    let mut hosts = Vec::new();
+    let mut pairs = Vec::new();
     if at.is_map() {
         for (entry, at) in at.entries(report) {
             for address in at.one_or_more(report, "addresses") {
-                hosts.extend(address.text(report).map(|a| format!("{}:{a}", entry.key)));
+                pairs.extend(address.text(report).map(|a| (entry.key.as_str(), a, address.clone())));
             }
         }
-        return hosts;
+    } else {
+        for at in at.items(report, "HOST:ADDRESS strings, or a map") {
+            let Some(text) = at.text(report) else { continue };
+            let (host, address) = text.split_once('=').or_else(|| text.split_once(':')).unwrap_or((text, ""));
+            pairs.push((host, address, at));
+        }
     }
-    for at in at.items(report, "HOST:ADDRESS strings, or a map") {
-        let Some(text) = at.text(report) else { continue };
-        match text.split_once('=').or_else(|| text.split_once(':')) {
-            Some((host, address)) if !host.is_empty() && !address.is_empty() => {
-                hosts.push(format!("{host}:{address}"));
-            }
-            _ => at.refuse(report, format!("expected HOST:ADDRESS, found \"{text}\"")),
+    let mut hosts = Vec::new();
+    for (host, address, at) in pairs {
+        if host.is_empty() || host.contains([':', '=']) || address.is_empty() {
+            at.refuse(report, format!("expected HOST:ADDRESS, found \"{host}:{address}\""));
+        } else {
+            hosts.push(format!("{host}:{address}"));
         }
     }
     hosts

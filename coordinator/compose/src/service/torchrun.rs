@@ -9,6 +9,7 @@ pub(super) struct Torchrun {
     pub(super) nnodes: Option<String>,
     pub(super) node_rank: Option<String>,
     pub(super) master_addr: Option<String>,
+    pub(super) master_port: Option<String>,
     pub(super) rdzv_endpoint: Option<String>,
 }
 
@@ -54,6 +55,7 @@ fn flags(words: &[String]) -> Torchrun {
                     "nnodes" => found.nnodes = value,
                     "node-rank" => found.node_rank = value,
                     "master-addr" => found.master_addr = value,
+                    "master-port" => found.master_port = value,
                     "rdzv-endpoint" => found.rdzv_endpoint = value,
                     _ => {}
                 }

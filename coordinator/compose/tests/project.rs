@@ -1,0 +1,346 @@
+//! Loading a project: which files, in which order, with which variables, and what is selected.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use convoke_compose::{LoadOptions, Project};
+use convoke_model::{DeviceCount, DeviceKind, JobSpec, MountKind, RestartPolicy};
+
+/// Files below `/home/u/My Demo`, which is where the user stands.
+const DIR: &str = "/home/u/My Demo";
+
+fn load_with(
+    files: &[(&str, &str)],
+    set: impl FnOnce(&mut LoadOptions),
+) -> Result<Project, convoke_compose::ComposeErrors> {
+    let files: BTreeMap<PathBuf, String> =
+        files.iter().map(|(name, text)| (PathBuf::from(DIR).join(name), (*text).to_owned())).collect();
+    let mut options = LoadOptions { working_dir: DIR.into(), ..LoadOptions::default() };
+    set(&mut options);
+    Project::load_from(&options, &files)
+}
+
+fn load(files: &[(&str, &str)]) -> Project {
+    load_with(files, |_| {}).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn only_job(project: Project) -> JobSpec {
+    let [job]: [JobSpec; 1] = project.jobs.try_into().expect("one job");
+    job
+}
+
+/// One service from lines below `train:`.
+fn service(lines: &str) -> JobSpec {
+    only_job(load(&[("compose.yaml", &text(lines))]))
+}
+
+fn text(lines: &str) -> String {
+    let lines: String = lines.lines().map(|l| format!("    {l}\n")).collect();
+    format!("services:\n  train:\n    image: i\n{lines}")
+}
+
+fn notes(project: &Project) -> String {
+    project.notes.iter().map(|n| format!("{n}\n")).collect()
+}
+
+const PLAIN: &str = "services:\n  train:\n    image: i\n";
+
+#[test]
+fn a_bare_service_gets_the_documented_defaults() {
+    let job = only_job(load(&[("compose.yaml", PLAIN)]));
+    assert_eq!(job.name.as_str(), "mydemo-train");
+    assert_eq!((job.project.as_str(), job.service.as_str()), ("mydemo", "train"));
+    assert_eq!(job.project_dir, DIR);
+    assert_eq!((job.replicas, job.stop_signal), (1, 15));
+    assert_eq!((job.devices.kind, job.devices.count), (DeviceKind::Cpu, DeviceCount::Count(1)));
+    assert_eq!(job.restart, RestartPolicy::default());
+    assert_eq!((job.stop_grace, job.failure_grace), (Duration::from_secs(10), Duration::from_secs(2)));
+    assert_eq!((job.entrypoint, job.command), (None, vec![]));
+}
+
+#[test]
+fn the_first_usual_name_is_taken_with_its_override_and_the_others_are_mentioned() {
+    let project = load(&[
+        ("compose.yml", "services:\n  train:\n    image: first\n    command: a b\n"),
+        ("docker-compose.yml", PLAIN),
+        ("compose.override.yaml", "services:\n  train:\n    command: c\n"),
+    ]);
+    assert!(notes(&project).contains("docker-compose.yml is ignored: compose.yml comes first"));
+    let job = only_job(project);
+    assert_eq!((job.image.as_deref(), job.command.as_slice()), (Some("first"), &["c".to_owned()][..]));
+}
+
+#[test]
+fn the_nearest_directory_above_is_searched_and_is_the_project() {
+    let project = load_with(&[("compose.yaml", PLAIN)], |o| o.working_dir = format!("{DIR}/deep/er").into());
+    let project = project.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((project.name.as_str(), project.dir), ("mydemo", PathBuf::from(DIR)));
+}
+
+#[test]
+fn without_any_job_file_the_error_says_what_was_looked_for() {
+    let error = load_with(&[], |_| {}).unwrap_err().to_string();
+    assert!(error.contains("no compose.yaml or docker-compose.yml in /home/u/My Demo"), "{error}");
+    let error = load_with(&[], |o| o.files = vec!["x.yaml".into()]).unwrap_err().to_string();
+    assert_eq!(error, "cannot read x.yaml: no such file");
+}
+
+#[test]
+fn several_files_merge_in_order_and_name_the_file_of_each_problem() {
+    let both: [(&str, &str); 2] = [
+        ("a.yaml", "services:\n  train:\n    image: a\n    environment: [A=1, B=1]\n    labels: {x: y}\n"),
+        ("b.yaml", "services:\n  train:\n    image: b\n    environment: {B: 2}\n  extra: {image: e}\n"),
+    ];
+    let set = |o: &mut LoadOptions| o.files = vec!["a.yaml".into(), "b.yaml".into()];
+    let project = load_with(&both, set).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(project.jobs.len(), 2);
+    let train = &project.jobs[1];
+    assert_eq!(train.image.as_deref(), Some("b"));
+    assert_eq!((train.environment["A"].as_str(), train.environment["B"].as_str()), ("1", "2"));
+    let bad = [both[0], ("b.yaml", "services:\n  train:\n    shm_size: x\n")];
+    assert!(load_with(&bad, set).unwrap_err().to_string().starts_with("b.yaml:3: services.train.shm_size"));
+}
+
+#[test]
+fn the_environment_beats_env_files_and_later_env_files_beat_earlier_ones() {
+    let files = [
+        ("compose.yaml", "services:\n  train:\n    image: \"${A}-${B}-${C}-${D:-d}\"\n"),
+        (".env", "A=dot\nD=dot\n"),
+        ("one.env", "A=one\nB=one\nC=one\n"),
+        ("two.env", "B=two\nC=two\n"),
+    ];
+    let project = load_with(&files, |o| {
+        o.env_files = vec!["one.env".into(), "two.env".into()];
+        o.env = BTreeMap::from([("C".to_owned(), "env".to_owned())]);
+    });
+    assert_eq!(only_job(project.unwrap()).image.as_deref(), Some("one-two-env-d"));
+    let project = load_with(&files[..2], |_| {}).unwrap();
+    assert!(notes(&project).contains("compose.yaml:3: services.train.image: variable \"B\" is not set"));
+    assert_eq!(only_job(project).image.as_deref(), Some("dot---dot"));
+}
+
+#[test]
+fn an_env_file_that_is_broken_or_missing_is_named() {
+    let with = |name: &str, text: &str| {
+        let files = [("compose.yaml", PLAIN), (".env", "A=1\nB B\n"), (name, text)];
+        load_with(&files, |o| o.env_files = vec!["x.env".into()]).unwrap_err().to_string()
+    };
+    assert_eq!(with("y.env", ""), "cannot read environment file x.env: no such file");
+    assert_eq!(with("x.env", "A='\n"), "x.env:1: the value's opening ' is never closed");
+    let error = load_with(&[("compose.yaml", PLAIN), (".env", "A=1\nB B\n")], |_| {}).unwrap_err();
+    assert_eq!(error.to_string(), ".env:2: \"B B\" is not a KEY=value line");
+}
+
+#[test]
+fn the_project_name_comes_from_the_flag_the_environment_the_file_or_the_directory() {
+    let files =
+        [("compose.yaml", "name: ${N:-filed}\nservices:\n  t:\n    image: ${COMPOSE_PROJECT_NAME}\n")];
+    let name = |flag: Option<&str>, env: &[(&str, &str)]| {
+        let project = load_with(&files, |o| {
+            o.project_name = flag.map(ToOwned::to_owned);
+            o.env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        });
+        only_job(project.unwrap()).image.unwrap()
+    };
+    assert_eq!(name(Some("flagged"), &[("COMPOSE_PROJECT_NAME", "envd")]), "flagged");
+    assert_eq!(name(None, &[("COMPOSE_PROJECT_NAME", "envd")]), "envd");
+    assert_eq!(name(None, &[("N", "varied")]), "varied");
+    assert_eq!(name(None, &[]), "filed");
+    let bad = load_with(&files, |o| o.project_name = Some("No Way".to_owned())).unwrap_err();
+    assert!(bad.to_string().starts_with("project name \"No Way\" (-p) may hold only"), "{bad}");
+}
+
+#[test]
+fn profiles_and_names_select_services() {
+    let files = [(
+        "compose.yaml",
+        "services:\n  a: {image: a}\n  b: {image: b, profiles: [gpu]}\n  c: {image: c, profiles: [x]}\n",
+    )];
+    let names = |set: fn(&mut LoadOptions)| {
+        let project = load_with(&files, set).unwrap_or_else(|e| panic!("{e}"));
+        project.jobs.into_iter().map(|j| j.service).collect::<Vec<_>>().join(",")
+    };
+    assert_eq!(names(|_| {}), "a");
+    assert_eq!(names(|o| o.profiles = vec!["gpu".into()]), "a,b");
+    assert_eq!(names(|o| o.profiles = vec!["*".into()]), "a,b,c");
+    assert_eq!(names(|o| _ = o.env.insert("COMPOSE_PROFILES".into(), "gpu, x".into())), "a,b,c");
+    assert_eq!(names(|o| o.services = vec!["c".into()]), "c");
+    let error = load_with(&files, |o| o.services = vec!["z".into()]).unwrap_err().to_string();
+    assert_eq!(error, "no service \"z\"; the file has: a, b, c");
+}
+
+#[test]
+fn a_service_extends_another_file_whose_paths_stay_relative_to_it() {
+    let project = load(&[
+        (
+            "compose.yaml",
+            "services:\n  train:\n    extends: {file: base/common.yaml, service: gpu}\n    command: run\n",
+        ),
+        (
+            "base/common.yaml",
+            "services:\n  root: {image: i, init: true}\n  gpu:\n    extends: root\n    gpus: 2\n    \
+             env_file: v.env\n    volumes: ['./data:/data', '../up:/up', '/abs:/abs']\n    command: other\n",
+        ),
+        ("base/v.env", "FROM=base\n"),
+    ]);
+    let job = only_job(project);
+    assert_eq!((job.image.as_deref(), job.container.init), (Some("i"), Some(true)));
+    assert_eq!(job.devices.count, DeviceCount::Count(2));
+    assert_eq!((job.command, job.environment["FROM"].as_str()), (vec!["run".to_owned()], "base"));
+    let sources: Vec<_> = job.container.volumes.iter().map(|v| v.source.as_str()).collect();
+    assert_eq!(sources, ["./base/data", "./up", "/abs"]);
+}
+
+#[test]
+fn nodes_override_the_replicas_before_a_gang_is_checked() {
+    let files = [("compose.yaml", text("command: torchrun --standalone t.py\ndeploy: {replicas: 4}"))];
+    let files: Vec<_> = files.iter().map(|(n, t)| (*n, t.as_str())).collect();
+    assert!(load_with(&files, |_| {}).is_err());
+    let project = load_with(&files, |o| o.nodes = Some(1)).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(only_job(project).replicas, 1);
+    let error = load_with(&files, |o| o.nodes = Some(0)).unwrap_err().to_string();
+    assert!(error.contains("0 is not between 1 and 100000"), "{error}");
+}
+
+#[test]
+fn torchruns_nproc_is_the_local_world() {
+    let procs = |lines: &str| service(lines).procs_per_task;
+    assert_eq!(procs("command: torchrun --nproc_per_node=4 t.py\ngpus: 4"), Some(4));
+    assert_eq!(procs("command: bash -c 'torchrun --nproc-per-node 4 t.py'\ngpus: 4"), Some(4));
+    assert_eq!(procs("command: torchrun --nproc_per_node=gpu t.py\ngpus: 4"), None);
+    assert_eq!(procs("command: torchrun t.py\nenvironment: {PET_NPROC_PER_NODE: 2}\ngpus: 2"), Some(2));
+    assert_eq!(procs("command: python t.py --nproc_per_node=4\ngpus: 4"), None);
+    let two = load(&[("compose.yaml", &text("command: torchrun --nproc_per_node=2 t.py\ngpus: 4"))]);
+    assert!(notes(&two).contains("compose.yaml:4: services.train.command: nproc_per_node is 2, but a node"));
+}
+
+#[test]
+fn restart_words_and_policies_become_both_budgets() {
+    let budget = |lines: &str| {
+        let restart = service(lines).restart;
+        (restart.infrastructure, restart.application, restart.delay.as_secs())
+    };
+    assert_eq!(budget("restart: 'no'"), (Some(0), Some(0), 0));
+    assert_eq!(budget("restart: always"), (None, None, 0));
+    assert_eq!(budget("restart: on-failure:5"), (Some(5), Some(5), 0));
+    assert_eq!(budget("deploy: {restart_policy: {condition: none, max_attempts: 3}}"), (Some(0), Some(0), 0));
+    assert_eq!(budget("deploy: {restart_policy: {max_attempts: 3, delay: 5s}}"), (Some(3), Some(3), 5));
+    assert_eq!(budget("restart: 'no'\ndeploy: {restart_policy: {condition: any}}"), (None, None, 0));
+}
+
+#[test]
+fn gpus_are_asked_for_in_every_way_of_compose() {
+    let devices = |lines: &str| service(lines).devices.count;
+    assert_eq!(devices("gpus: all"), DeviceCount::All);
+    assert_eq!(devices("gpus: [{count: 2}]"), DeviceCount::Count(2));
+    let reserved = |request: &str| {
+        devices(&format!("deploy: {{resources: {{reservations: {{devices: [{request}]}}}}}}"))
+    };
+    assert_eq!(reserved("{capabilities: [gpu]}"), DeviceCount::All);
+    assert_eq!(reserved("{capabilities: [gpu], count: 3}"), DeviceCount::Count(3));
+    assert_eq!(
+        reserved("{capabilities: [gpu], device_ids: ['1', GPU-x]}"),
+        DeviceCount::Ids(vec!["1".to_owned(), "GPU-x".to_owned()])
+    );
+    let narrowed = service("gpus: all\nenvironment: ['CUDA_VISIBLE_DEVICES=0,1']");
+    assert_eq!((narrowed.devices.count, narrowed.environment.len()), (DeviceCount::Count(2), 0));
+}
+
+#[test]
+fn a_host_process_is_told_which_keys_mean_nothing_to_it() {
+    let yaml = "services:\n  t:\n    command: ./run --fast\n    shm_size: 1g\n    ports: [80]\n";
+    let project = load(&[("compose.yaml", yaml)]);
+    let said = notes(&project);
+    assert!(said.contains("compose.yaml:4: services.t.shm_size: ignored by the process runtime"), "{said}");
+    assert!(said.contains("compose.yaml:5: services.t.ports: ignored by the process runtime"), "{said}");
+    assert_eq!(only_job(project).argv(), ["./run", "--fast"]);
+}
+
+#[test]
+fn a_relative_mount_stays_the_submitters_and_a_home_mount_is_the_nodes() {
+    let files = [("compose.yaml", text("volumes: ['./a/../b:/b', '~/c:/c:ro', .:/p]"))];
+    let files: Vec<_> = files.iter().map(|(n, t)| (*n, t.as_str())).collect();
+    let project = load_with(&files, |o| _ = o.env.insert("HOME".into(), "/home/u".into())).unwrap();
+    assert!(notes(&project).contains("\"~/c\" is /home/u/c on the nodes"));
+    let volumes = only_job(project).container.volumes;
+    let shown: Vec<_> = volumes.iter().map(|v| (v.kind, v.source.as_str(), v.read_only)).collect();
+    let bind = MountKind::Bind;
+    assert_eq!(shown, [(bind, "./b", false), (bind, "/home/u/c", true), (bind, ".", false)]);
+}
+
+#[test]
+fn environment_values_are_what_was_written() {
+    let job = service("environment: {LR: 1e-3, ON: yes, V: 3.10, N: 0x10, E: '', T: true}");
+    let values: Vec<_> = job.environment.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(values, ["E=", "LR=1e-3", "N=0x10", "ON=yes", "T=true", "V=3.10"]);
+}
+
+#[test]
+fn a_shells_operators_without_a_shell_are_mentioned() {
+    let project = load(&[("compose.yaml", &text("command: cd /x && python t.py"))]);
+    assert!(notes(&project).contains("no shell reads this, so \"&&\" is passed as an argument"));
+}
+
+/// Values of every shape, most of them wrong for most keys.
+const VALUES: [&str; 33] = [
+    "",
+    "x",
+    "[]",
+    "{}",
+    "[x]",
+    "{x: y}",
+    "[[x]]",
+    "{x: [y]}",
+    "[{x: y}]",
+    "-1",
+    "0",
+    "1",
+    "true",
+    "''",
+    "':'",
+    "'::'",
+    "[':']",
+    "['=']",
+    "{'': ''}",
+    "[null]",
+    "{x: null}",
+    "'${A'",
+    "1-1",
+    "/x",
+    "[/x]",
+    "99999999999999999999",
+    "[{source: x, target: y}]",
+    "{test: x}",
+    "'\\u0000'",
+    "{file: x}",
+    "[{path: ''}]",
+    "{placement: {constraints: ['==']}}",
+    "{checkpoint: 1}",
+];
+
+#[test]
+fn any_value_of_any_key_is_refused_or_reads_back_from_what_config_prints() {
+    let keys = "build cap_add command configs container_name depends_on deploy devices entrypoint env_file \
+                environment expose extends extra_hosts gpus healthcheck hostname image init ipc labels \
+                network_mode ports profiles restart secrets shm_size stop_grace_period stop_signal tmpfs \
+                ulimits user volumes working_dir x-convoke";
+    let mut accepted = 0;
+    for key in keys.split(' ') {
+        for value in VALUES {
+            let body = format!("services:\n  s:\n    command: [c]\n    <<: {{{key}: {value}}}\n");
+            let Ok(project) = load_with(&[("compose.yaml", &body)], |_| {}) else { continue };
+            let again = load_with(&[("compose.yaml", &project.to_yaml())], |_| {});
+            assert_eq!(again.map(|p| p.jobs), Ok(project.jobs.clone()), "{body}{}", project.to_yaml());
+            accepted += 1;
+        }
+    }
+    assert!(accepted > 100, "only {accepted} were accepted");
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_as_a_job_file_is_read_or_refused(body in "\\PC{0,80}") {
+        let _ = load_with(&[("compose.yaml", &body)], |_| {});
+    }
+}
