@@ -182,3 +182,30 @@ fn without_an_agent_a_trainer_is_a_world_of_one_and_metrics_go_to_the_file() {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines, [serde_json::json!({"step": 10, "loss": 0.5}), serde_json::json!({"step": 11})]);
 }
+
+#[test]
+fn when_a_rank_dies_the_others_end_with_code_4_and_name_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let shared = Arc::new(Shared::default());
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/mnist/data");
+    let start = |rank| {
+        let task = Task { rank, world_size: 4, shared: Arc::clone(&shared) };
+        let socket = serve(&runtime, directory.path(), task);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_convoke-trainer"));
+        command.env_clear().env("CONVOKE_SOCKET", socket).arg("--data").arg(&data).args(["--batch", "4"]);
+        command.args(["--fail-at-step", "3", "--fail-rank", "2", "--fail-generation", "7"]);
+        command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let children: Vec<_> = (0..4).map(start).collect();
+    for (rank, child) in children.into_iter().enumerate() {
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        if rank == 2 {
+            assert_eq!(output.status.code(), Some(3), "{stderr}");
+        } else {
+            assert_eq!(output.status.code(), Some(4), "{stderr}");
+            assert!(stderr.contains("error: rank 2 (127.0.0.1:") && stderr.contains("is gone"), "{stderr}");
+        }
+    }
+}
