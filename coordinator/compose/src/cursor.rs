@@ -4,8 +4,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::report::Report;
+use crate::tree::{Entry, Node, Value};
 use crate::units;
-use crate::yaml::{Entry, Node, Value};
 
 /// A value, and the key path that leads to it.
 #[derive(Debug, Clone)]
@@ -198,6 +198,11 @@ impl<'a> Cursor<'a> {
 }
 
 fn unknown(key: &str, known: &[&str], unsupported: &Unsupported) -> String {
+    // No key is that long, and the distance costs the product of the lengths.
+    if key.len() > 40 {
+        let start: String = key.chars().take(40).collect();
+        return format!("unknown key \"{start}…\"; known here: {}", known.join(", "));
+    }
     let names = known.iter().chain(unsupported.iter().map(|(name, _)| name));
     let nearest = names
         .map(|name| (strsim::damerau_levenshtein(key, name), *name))

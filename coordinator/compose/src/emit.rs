@@ -299,7 +299,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::yaml::{Node, Value, parse};
+    use crate::tree::{Node, Value};
+    use crate::yaml::parse;
 
     fn back(node: &Node) -> Json {
         match &node.value {

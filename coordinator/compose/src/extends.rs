@@ -7,7 +7,10 @@ use std::rc::Rc;
 use crate::files;
 use crate::merge::merge;
 use crate::report::Report;
-use crate::yaml::{Node, Value};
+use crate::tree::{Node, Value};
+
+/// Nobody follows a longer chain; the bound keeps recursion along it harmless.
+const MAX_CHAIN: usize = 32;
 
 /// Reads, parses and interpolates a file; `None` when that was refused and reported.
 pub(crate) type Open<'a> = dyn FnMut(&Path, &mut Report) -> Option<Node> + 'a;
@@ -55,6 +58,14 @@ impl<'a> Extends<'a> {
         let step = (source.path.clone(), name.to_owned());
         if self.chain.contains(&step) {
             report.problem(Some(&extends.place), path, "extends itself, through other services or at once");
+            return None;
+        }
+        if self.chain.len() >= MAX_CHAIN {
+            report.problem(
+                Some(&extends.place),
+                path,
+                format!("extends over more than {MAX_CHAIN} services"),
+            );
             return None;
         }
         let named = if extends.as_str().is_some() { Some(&extends) } else { extends.get("service") };

@@ -19,6 +19,7 @@ mod project;
 mod report;
 mod service;
 mod toplevel;
+mod tree;
 mod units;
 mod yaml;
 

@@ -2,7 +2,7 @@
 //! grow, `command` and the like replace, what is a list or a map merges as a map, and what has an
 //! identity (a mount's target, a port) replaces its namesake. `extends` merges by the same rules.
 
-use crate::yaml::{Entry, MergeTag, Node, Value};
+use crate::tree::{Entry, MergeTag, Node, Value};
 
 /// What makes two list items the same.
 type Identity = fn(&Node) -> Option<String>;

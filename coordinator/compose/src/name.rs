@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::report::Report;
-use crate::yaml::Node;
+use crate::tree::Node;
 
 /// The rule that Compose has for given names.
 pub(crate) fn is_valid(name: &str) -> bool {

@@ -13,8 +13,8 @@ use crate::interpolate::interpolate;
 use crate::merge::{merge, settle};
 use crate::report::{ComposeErrors, Note, Report};
 use crate::toplevel::{self, TopLevel};
-use crate::yaml::{self, Node, Value};
-use crate::{envfile, name, service};
+use crate::tree::{Node, Value};
+use crate::{envfile, name, service, yaml};
 
 /// What a load takes from the command line and the process.
 #[derive(Debug, Clone, Default)]
@@ -107,6 +107,12 @@ impl Loader<'_> {
 
     fn display(&self, path: &Path) -> Arc<str> {
         Arc::from(files::display(&self.options.working_dir, path))
+    }
+
+    fn profiles(&self) -> Vec<String> {
+        let from_env = self.vars.get("COMPOSE_PROFILES").map_or("", String::as_str);
+        let from_env = from_env.split(',').map(str::trim).filter(|p| !p.is_empty());
+        self.options.profiles.iter().cloned().chain(from_env.map(ToOwned::to_owned)).collect()
     }
 
     fn paths(&mut self) -> Vec<PathBuf> {
@@ -232,7 +238,7 @@ impl Loader<'_> {
     fn jobs(&mut self, name: &str, dir: &Path, root: &Node) -> Vec<JobSpec> {
         let cursor = Cursor::new(root, "");
         let top = TopLevel::read(&cursor, name, &mut self.report);
-        let selected = toplevel::select(&cursor, self.options, &mut self.report);
+        let selected = toplevel::select(&cursor, self.options, &self.profiles(), &mut self.report);
         let active: Vec<&str> = selected.iter().map(|(name, _)| name.as_str()).collect();
         let scope = service::Scope {
             project: name,

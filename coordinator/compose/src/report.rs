@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// A position in a file, as an editor counts it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
-    /// The file, as the user named it.
+    /// The file as seen from the user's directory; the whole path where it is not below.
     pub file: Arc<str>,
     /// From 1.
     pub line: usize,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::cursor::{Cursor, Unsupported};
 use crate::project::LoadOptions;
 use crate::report::Report;
-use crate::yaml::{Entry, Value};
+use crate::tree::{Entry, Value};
 
 const KNOWN: [&str; 7] = ["name", "version", "services", "volumes", "secrets", "configs", "networks"];
 const UNSUPPORTED: &Unsupported = &[
@@ -110,6 +110,7 @@ fn grants(at: &Cursor<'_>, report: &mut Report) -> BTreeMap<String, String> {
 pub(crate) fn select<'a>(
     root: &Cursor<'a>,
     options: &LoadOptions,
+    profiles: &[String],
     report: &mut Report,
 ) -> Vec<(String, Cursor<'a>)> {
     let before = report.problems.len();
@@ -128,16 +129,9 @@ pub(crate) fn select<'a>(
             report.problem(None, "", message);
         }
     }
-    let from_env = options.env.get("COMPOSE_PROFILES").map_or("", String::as_str);
-    let profiles: Vec<&str> = options
-        .profiles
-        .iter()
-        .map(String::as_str)
-        .chain(from_env.split(',').map(str::trim).filter(|p| !p.is_empty()))
-        .collect();
     let mut selected: Vec<(String, Cursor<'a>)> = Vec::new();
     for (entry, at) in services {
-        if is_selected(entry, &at, &profiles, options, report) {
+        if is_selected(entry, &at, profiles, options, report) {
             selected.push((entry.key.clone(), at));
         }
     }
@@ -151,7 +145,7 @@ pub(crate) fn select<'a>(
 fn is_selected(
     entry: &Entry,
     at: &Cursor<'_>,
-    profiles: &[&str],
+    profiles: &[String],
     options: &LoadOptions,
     report: &mut Report,
 ) -> bool {
@@ -173,5 +167,5 @@ fn is_selected(
     if !options.services.is_empty() {
         return options.services.contains(&entry.key);
     }
-    own.is_empty() || profiles.contains(&"*") || own.iter().any(|p| profiles.contains(&p.as_str()))
+    own.is_empty() || profiles.iter().any(|p| p == "*" || own.contains(p))
 }

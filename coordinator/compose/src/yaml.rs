@@ -1,7 +1,6 @@
-//! YAML text to a tree in which every key and value keeps its place.
+//! YAML text to a [tree](crate::tree) in which every key and value keeps its place.
 //!
-//! Scalars stay text: what `1e-3` or `3.10` means is for the key that holds it to say, and an
-//! environment variable gets exactly what was written. Aliases and merge keys are resolved here.
+//! Aliases and merge keys are resolved here.
 //! Refused, with the line: syntax errors, duplicate keys, keys that are not strings, several
 //! documents, and files whose nesting or alias expansion goes beyond any honest job file.
 
@@ -11,6 +10,7 @@ use std::sync::Arc;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
 use crate::report::{Place, Problem};
+use crate::tree::{Entry, MergeTag, Node, Value};
 
 /// Compose files nest some ten levels deep; the bound keeps recursion over the tree harmless.
 const MAX_DEPTH: usize = 64;
@@ -19,80 +19,6 @@ const MAX_DEPTH: usize = 64;
 const MAX_EXPANDED: usize = 32 << 20;
 /// Bytes of one file.
 const MAX_FILE: usize = 4 << 20;
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Node {
-    pub(crate) place: Place,
-    pub(crate) value: Value,
-    pub(crate) merge: MergeTag,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Value {
-    Null,
-    Scalar(String),
-    List(Vec<Node>),
-    Map(Vec<Entry>),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Entry {
-    pub(crate) key: String,
-    pub(crate) place: Place,
-    pub(crate) node: Node,
-}
-
-/// What Compose's own tags say about merging with the file before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum MergeTag {
-    #[default]
-    None,
-    /// `!reset`: the key of the earlier file goes away.
-    Reset,
-    /// `!override`: this value replaces that of the earlier file.
-    Override,
-}
-
-impl Node {
-    pub(crate) fn map(place: Place) -> Self {
-        Self { place, value: Value::Map(Vec::new()), merge: MergeTag::None }
-    }
-
-    pub(crate) fn scalar(place: Place, text: impl Into<String>) -> Self {
-        Self { place, value: Value::Scalar(text.into()), merge: MergeTag::None }
-    }
-
-    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
-        match &self.value {
-            Value::Map(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.node),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
-        match &mut self.value {
-            Value::Map(entries) => entries.iter_mut().find(|e| e.key == key).map(|e| &mut e.node),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn as_str(&self) -> Option<&str> {
-        match &self.value {
-            Value::Scalar(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// The kind of value, for messages.
-    pub(crate) fn kind(&self) -> &'static str {
-        match &self.value {
-            Value::Null => "nothing",
-            Value::Scalar(_) => "a single value",
-            Value::List(_) => "a list",
-            Value::Map(_) => "a map",
-        }
-    }
-}
 
 /// Reads one document. The error holds everything that could be found wrong.
 pub(crate) fn parse(file: &Arc<str>, bytes: &[u8]) -> Result<Node, Vec<Problem>> {
@@ -246,21 +172,24 @@ impl Builder {
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(id) => {
-                let Some(aliased) = self.anchors.get(&id) else {
+                let Some(bytes) = self.anchors.get(&id).map(|aliased| aliased.bytes) else {
                     return Err(problem(place, "an alias inside the value that it stands for"));
                 };
-                self.expanded += aliased.bytes;
-                if self.expanded > MAX_EXPANDED {
-                    return Err(problem(
-                        place,
-                        format!("the file's aliases expand to more than {} MiB", MAX_EXPANDED >> 20),
-                    ));
-                }
-                let aliased = aliased.clone();
-                self.finish(0, aliased)
+                self.spend(bytes, &place)?;
+                self.finish(0, self.anchors[&id].clone())
             }
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
         }
+    }
+
+    /// Accounts for a copy of an anchored value.
+    fn spend(&mut self, bytes: usize, place: &Place) -> Result<(), Problem> {
+        self.expanded = self.expanded.saturating_add(bytes);
+        if self.expanded > MAX_EXPANDED {
+            let message = format!("the file's aliases expand to more than {} MiB", MAX_EXPANDED >> 20);
+            return Err(problem(place.clone(), message));
+        }
+        Ok(())
     }
 
     /// The place for a key, when the innermost collection is a map that waits for one.
@@ -321,6 +250,8 @@ impl Builder {
             return Err(too_deep(done.node.place));
         }
         if anchor != 0 {
+            let place = done.node.place.clone();
+            self.spend(done.bytes, &place)?;
             self.anchors.insert(anchor, done.clone());
         }
         let Some(open) = self.open.last_mut() else {

@@ -193,6 +193,14 @@ fn a_service_extends_another_file_whose_paths_stay_relative_to_it() {
 }
 
 #[test]
+fn a_chain_of_extends_without_end_is_refused() {
+    let chain: String = (0..100).map(|i| format!("  s{i}: {{extends: s{}, image: i}}\n", i + 1)).collect();
+    let error =
+        load_with(&[("compose.yaml", &format!("services:\n{chain}  s10000: {{image: i}}\n"))], |_| {});
+    assert!(error.unwrap_err().to_string().contains("extends over more than 32 services"));
+}
+
+#[test]
 fn nodes_override_the_replicas_before_a_gang_is_checked() {
     let files = [("compose.yaml", text("command: torchrun --standalone t.py\ndeploy: {replicas: 4}"))];
     let files: Vec<_> = files.iter().map(|(n, t)| (*n, t.as_str())).collect();

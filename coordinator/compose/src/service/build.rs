@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::cursor::Cursor;
 use crate::report::Report;
-use crate::yaml::{Node, Value};
+use crate::tree::{Node, Value};
 
 const KNOWN: [&str; 21] = [
     "additional_contexts",

@@ -4,7 +4,7 @@ use convoke_model::PortMapping;
 
 use crate::cursor::Cursor;
 use crate::report::Report;
-use crate::yaml::Value;
+use crate::tree::Value;
 
 /// Ports that one range may open; more is a mistake.
 const MAX_RANGE: u16 = 1_024;
