@@ -58,3 +58,15 @@ fn what_config_prints_reads_back_to_the_same_jobs() {
         }
     }
 }
+
+#[test]
+fn every_example_of_the_repository_is_understood_without_a_remark() {
+    let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let dirs = std::fs::read_dir(&examples).unwrap().map(|e| e.unwrap().path());
+    let files: Vec<_> = dirs.map(|d| d.join("compose.yaml")).filter(|f| f.exists()).collect();
+    assert!(!files.is_empty(), "no example under {}", examples.display());
+    for file in files {
+        let project = load(file.parent().unwrap(), file.clone());
+        assert!(project.notes.is_empty(), "{:?}", project.notes);
+    }
+}
