@@ -1,6 +1,8 @@
 //! Refusals: a stable reason for programs, a sentence for people.
 
-use convoke_model::{CheckpointRef, Generation, GroupName, InvalidSpec, JobId, JobName, NodeId, Rank};
+use convoke_model::{
+    CheckpointRef, DeviceId, Generation, GroupName, InvalidSpec, JobId, JobName, NodeId, Rank,
+};
 
 use crate::{MAX_ACTIVE_JOBS, MAX_NODES, MAX_OBSERVED_REPLICAS, MAX_UNIQUE_ID_GROUPS};
 
@@ -42,6 +44,8 @@ pub enum Denied {
          or clear its state directory"
     )]
     WrongCluster { ours: String, theirs: String },
+    #[error("node {node} lists device {device} twice; each device id must be unique on its node")]
+    DuplicateDevice { node: NodeId, device: DeviceId },
     #[error("node {0} reports more than {MAX_OBSERVED_REPLICAS} replicas")]
     TooManyReplicas(NodeId),
     #[error("generation {generation} of job {job} is not its current one; its work is no longer accepted")]
@@ -75,6 +79,7 @@ impl Denied {
             Self::NodeTaken(_) => "NODE_TAKEN",
             Self::TooManyNodes => "TOO_MANY_NODES",
             Self::WrongCluster { .. } => "WRONG_CLUSTER",
+            Self::DuplicateDevice { .. } => "DUPLICATE_DEVICE",
             Self::TooManyReplicas(_) => "TOO_MANY_REPLICAS",
             Self::StaleGeneration { .. } => "STALE_GENERATION",
             Self::BadUniqueId(_) => "BAD_UNIQUE_ID",

@@ -9,7 +9,7 @@
 //! ```
 //! A final phase is left only by a user's restart.
 
-use convoke_model::{JobId, JobState, NodeId, NodeRank, Rendezvous, Revision, Timestamp};
+use convoke_model::{Failure, JobId, JobState, NodeId, NodeRank, Rendezvous, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,15 +49,21 @@ pub enum Stage {
     /// Agents reserve devices and ports and fetch what is needed.
     Preparing,
     /// All were ready: agents start the tasks.
-    Released(Rendezvous),
+    Released(Release),
+}
+
+/// What started the tasks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    pub rendezvous: Rendezvous,
+    /// A node that has applied this revision knows its replica.
+    pub revision: Revision,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
-    pub rendezvous: Rendezvous,
+    pub release: Release,
     pub since: Timestamp,
-    /// Revision that released the gang: a node that has applied it knows its replica.
-    pub released: Revision,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,13 +84,20 @@ pub struct Draining {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Then {
-    /// The next generation, after `delay_ms`.
-    Restart {
-        delay_ms: u64,
+    /// The gang failed: the next generation if the budget allows, else the job fails. Decided at
+    /// the drain's end, when every exit is known: survivors of a killed rank often exit before the
+    /// killed one is reported, and must not be taken for the cause.
+    Recover {
+        failure: Failure,
+        avoid: Vec<NodeId>,
+    },
+    /// An agent turned the placement away for a passing reason: another placement, not charged.
+    Replace {
         reason: String,
         avoid: Vec<NodeId>,
-        by_user: bool,
     },
+    /// A user asked for the next generation.
+    Restart,
     Fail {
         reason: String,
     },
@@ -130,7 +143,9 @@ impl Phase {
 impl Then {
     pub fn reason(&self) -> &str {
         match self {
-            Self::Restart { reason, .. } | Self::Fail { reason } | Self::Stop { reason } => reason,
+            Self::Recover { failure, .. } => &failure.message,
+            Self::Restart => "restart asked for by a user",
+            Self::Replace { reason, .. } | Self::Fail { reason } | Self::Stop { reason } => reason,
         }
     }
 }

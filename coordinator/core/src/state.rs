@@ -114,9 +114,4 @@ impl Job {
         let complete = self.checkpoints.iter().filter(|c| c.state == CheckpointState::Complete);
         complete.max_by_key(|c| (c.reference.generation, c.reference.step))
     }
-
-    /// Where a next generation would start from.
-    pub fn resume_point(&self) -> Option<&CheckpointRef> {
-        self.latest_checkpoint().map(|c| &c.reference).or(self.run.inherited.as_ref())
-    }
 }

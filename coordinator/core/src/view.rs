@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use convoke_model::{
-    CheckpointRef, Condition, DeviceId, Generation, JobId, JobName, JobSpec, JobState, NodeInfo, NodeState,
-    ObservedTask, Placement, ReplicaPlacement, Timestamp,
+    Checkpoint, CheckpointRef, Condition, DesiredReplica, DesiredState, DeviceId, Generation, GroupName,
+    JobId, JobName, JobSpec, JobState, NodeId, NodeInfo, NodeState, ObservedTask, Placement, Rank,
+    ReplicaGoal, ReplicaPlacement, TaskPhase, Timestamp,
 };
 
-use crate::FailedGeneration;
+use crate::gang::task_ranks;
+use crate::settle::is_current;
+use crate::{Core, Denied, FailedGeneration, Job, Node, Phase, Stage, UniqueId, checkpoints};
 
 /// A job as clients see it.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,4 +70,188 @@ pub struct Plan {
     pub placement: Result<Placement, String>,
     /// It could not be placed on the registered nodes even if all were idle.
     pub never_fits: bool,
+}
+
+impl Core {
+    /// What the node should run, whole. `None` for a node that is not registered.
+    pub fn desired(&self, node: &NodeId) -> Option<DesiredState> {
+        let cluster = self.state.cluster.clone()?;
+        let registered = self.state.nodes.contains_key(node);
+        let replicas = self.state.jobs.values().filter_map(|job| desired_replica(job, node)).collect();
+        let (epoch, revision) = (self.state.epoch, self.state.revision);
+        registered.then_some(DesiredState { cluster, epoch, revision, replicas })
+    }
+
+    pub fn job(&self, job: &JobId) -> Option<JobView> {
+        self.state.jobs.get(job).map(|job| self.view_job(job))
+    }
+
+    /// One job by id, by name (the newest of that name), or by a unique prefix of either.
+    pub fn find_job(&self, query: &str) -> Result<JobId, Denied> {
+        let mut jobs: Vec<&Job> = self.state.jobs.values().map(|job| &**job).collect();
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.order));
+        let exact = jobs.iter().find(|job| job.id.as_str() == query);
+        if let Some(job) = exact.or_else(|| jobs.iter().find(|job| job.spec.name.as_str() == query)) {
+            return Ok(job.id.clone());
+        }
+        let unknown = || Denied::UnknownJob(query.chars().take(128).collect());
+        let starts = |text: &str| !query.is_empty() && text.starts_with(query);
+        let mut found = jobs.iter().filter(|job| starts(job.id.as_str()) || starts(job.spec.name.as_str()));
+        let first = found.next().ok_or_else(unknown)?;
+        // Several jobs of one name are one answer: the newest.
+        match found.find(|job| job.spec.name != first.spec.name || starts(job.id.as_str())) {
+            None => Ok(first.id.clone()),
+            Some(other) => Err(Denied::AmbiguousJob {
+                prefix: query.chars().take(128).collect(),
+                first: format!("{} ({})", first.spec.name, first.id),
+                second: format!("{} ({})", other.spec.name, other.id),
+            }),
+        }
+    }
+
+    /// Every job that is remembered, newest first.
+    pub fn jobs(&self) -> Vec<JobView> {
+        let mut jobs: Vec<&Job> = self.state.jobs.values().map(|job| &**job).collect();
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.order));
+        jobs.into_iter().map(|job| self.view_job(job)).collect()
+    }
+
+    /// Every registered node, by name.
+    pub fn nodes(&self, now: Timestamp) -> Vec<NodeView> {
+        self.state.nodes.values().map(|node| self.view_node(node, now)).collect()
+    }
+
+    /// Where a job would be placed now, or why not.
+    pub fn plan(&self, now: Timestamp, spec: &JobSpec) -> Result<Plan, Denied> {
+        crate::submit::validate(spec)?;
+        let draft = self.draft(now);
+        Ok(Plan { placement: draft.plan(spec), never_fits: draft.never_fits(spec).is_some() })
+    }
+
+    /// The unique id of a group, if it is published; `StaleGeneration` if it never will be.
+    pub fn unique_id(
+        &self,
+        job: &JobId,
+        generation: Generation,
+        group: &GroupName,
+    ) -> Result<Option<&UniqueId>, Denied> {
+        match self.state.jobs.get(job) {
+            Some(found) if is_current(found, generation) => Ok(found.unique_ids.get(group)),
+            Some(_) => Err(Denied::StaleGeneration { job: job.clone(), generation }),
+            None => Err(Denied::UnknownJob(job.to_string())),
+        }
+    }
+
+    /// A job's checkpoints, newest first; empty for an unknown job.
+    pub fn checkpoints(&self, job: &JobId) -> Vec<&Checkpoint> {
+        let job = self.state.jobs.get(job);
+        let mut found: Vec<&Checkpoint> = job.into_iter().flat_map(|job| &job.checkpoints).collect();
+        found.sort_by_key(|c| std::cmp::Reverse((c.reference.generation, c.reference.step)));
+        found
+    }
+
+    pub fn checkpoint(&self, reference: &CheckpointRef) -> Option<&Checkpoint> {
+        self.state.checkpoint(reference)
+    }
+
+    /// Whether a shard would be accepted: asked before its bytes are received.
+    pub fn expects_shard(&self, reference: &CheckpointRef, rank: Rank) -> Result<(), Denied> {
+        let job = self.state.jobs.get(&reference.job);
+        let job = job.ok_or_else(|| Denied::UnknownJob(reference.job.to_string()))?;
+        checkpoints::check_shard(job, reference, rank)
+    }
+
+    /// True while work of this generation is accepted.
+    pub fn is_current(&self, job: &JobId, generation: Generation) -> bool {
+        self.state.jobs.get(job).is_some_and(|job| is_current(job, generation))
+    }
+
+    fn view_job(&self, job: &Job) -> JobView {
+        let placement = job.run.gang.as_ref().map(|gang| &gang.placement);
+        let replicas = placement.into_iter().flat_map(|p| &p.replicas).map(|r| self.view_replica(job, r));
+        JobView {
+            id: job.id.clone(),
+            spec: Arc::clone(&job.spec),
+            state: job.run.phase.state(),
+            reason: job.run.phase.reason().to_owned(),
+            generation: job.run.generation,
+            restarts_infrastructure: job.run.restarts_infrastructure,
+            restarts_application: job.run.restarts_application,
+            submitted: job.submitted,
+            started: job.run.started,
+            finished: job.run.finished,
+            replicas: replicas.collect(),
+            world_size: placement.map_or(0, Placement::world_size),
+            last_failure: job.run.last_failure.clone(),
+            latest_checkpoint: job.latest_checkpoint().map(|c| c.reference.clone()),
+            resumed_from: job.run.gang.as_ref().and_then(|gang| gang.resume_from.clone()),
+        }
+    }
+
+    fn view_replica(&self, job: &Job, replica: &ReplicaPlacement) -> ReplicaView {
+        let gang = job.run.gang.as_ref().filter(|_| !job.run.phase.has_gang());
+        let reported = self.state.nodes.get(&replica.node).into_iter().flat_map(|n| &n.observed.replicas);
+        let current = reported.filter(|o| {
+            (&o.key.job, o.key.generation, o.key.node_rank)
+                == (&job.id, job.run.generation, replica.node_rank)
+        });
+        let known: Vec<&ObservedTask> = match gang {
+            Some(gang) => gang.tasks.iter().collect(),
+            None => current.flat_map(|o| &o.tasks).collect(),
+        };
+        let tasks = task_ranks(replica, replica.task_count(&job.spec)).map(|rank| {
+            let task = known.iter().find(|task| task.rank == rank);
+            task.map_or(ObservedTask { rank, phase: TaskPhase::Waiting }, |task| (*task).clone())
+        });
+        ReplicaView { tasks: tasks.collect(), placement: replica.clone() }
+    }
+
+    fn view_node(&self, node: &Node, now: Timestamp) -> NodeView {
+        let state = self.sessions.state(&self.config, node, now);
+        let ghosts = node.ghosts.iter().map(|ghost| (&ghost.key.job, ghost.key.generation, &ghost.devices));
+        let gangs = self.state.jobs.values().filter(|job| job.run.phase.has_gang()).flat_map(|job| {
+            let replicas = job.run.gang.iter().flat_map(|gang| &gang.placement.replicas);
+            let mine = replicas.filter(|replica| replica.node == node.info.id);
+            mine.map(|replica| (&job.id, job.run.generation, &replica.devices))
+        });
+        let in_use = gangs.chain(ghosts).flat_map(|(job, generation, devices)| {
+            devices.iter().map(move |device| DeviceUse {
+                device: device.clone(),
+                job: job.clone(),
+                job_name: self.state.jobs.get(job).map(|job| job.spec.name.clone()),
+                generation,
+            })
+        });
+        NodeView {
+            info: node.info.clone(),
+            state,
+            since: node.lost.unwrap_or_else(|| self.sessions.since(&node.info.id)),
+            conditions: node.observed.conditions.clone(),
+            in_use: in_use.collect(),
+        }
+    }
+}
+
+fn desired_replica(job: &Job, node: &NodeId) -> Option<DesiredReplica> {
+    let goal = match &job.run.phase {
+        Phase::Starting(starting) => match &starting.stage {
+            Stage::Preparing => ReplicaGoal::Prepared,
+            Stage::Released(release) => ReplicaGoal::Running(release.rendezvous.clone()),
+        },
+        Phase::Running(running) => ReplicaGoal::Running(running.release.rendezvous.clone()),
+        Phase::Draining(draining) => ReplicaGoal::Stopped { grace_ms: draining.grace_ms },
+        Phase::Queued(_) | Phase::Succeeded | Phase::Failed { .. } | Phase::Stopped { .. } => return None,
+    };
+    let gang = job.run.gang.as_ref()?;
+    let placement = gang.placement.replicas.iter().find(|replica| replica.node == *node)?;
+    Some(DesiredReplica {
+        job: job.id.clone(),
+        generation: job.run.generation,
+        spec: JobSpec::clone(&job.spec),
+        placement: placement.clone(),
+        world_size: gang.placement.world_size(),
+        node_count: u32::try_from(gang.placement.replicas.len()).expect("at most MAX_REPLICAS"),
+        goal,
+        resume_from: gang.resume_from.clone(),
+    })
 }
