@@ -4,6 +4,7 @@ mod args;
 mod signal;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -57,6 +58,11 @@ fn run(args: &Args) -> anyhow::Result<End> {
     let end = train(&mut trainer, &digits, &plan, &mut metrics, strike)?;
     if let (End::Finished, Some(digits)) = (end, test_digits) {
         test(&mut trainer, &digits, &mut metrics)?;
+    }
+    // Whoever asked to stop waits; a lost record at the end is worth less than a quick end.
+    let patience = Duration::from_secs(if end == End::Stopped { 2 } else { 30 });
+    if !metrics.flush(patience) {
+        tracing::warn!(seconds = patience.as_secs(), "the agent did not take all metrics in time");
     }
     Ok(end)
 }

@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::idx::{DataError, Digits};
 use super::trainer::Trainer;
@@ -186,8 +186,5 @@ pub fn test<T: Real>(
         say(&format!("{{\"step\":{step},\"test_accuracy\":{accuracy}}}"));
     }
     metrics.report(step, &[("test_accuracy", accuracy)]).map_err(TrainError::Metrics)?;
-    if !metrics.flush(Duration::from_secs(30)) {
-        tracing::warn!("the agent did not take all metrics within 30 s");
-    }
     Ok(accuracy)
 }

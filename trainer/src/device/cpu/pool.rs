@@ -26,14 +26,14 @@ const DEAD: u8 = 4;
 /// Writes the whole of `input_grad`: each output's gradient goes to its winner.
 pub fn relu_pool_backward<T: Real>(side: usize, output_grad: &[T], winner: &[u8], input_grad: &mut [T]) {
     let half = side / 2;
+    // Where the winner lies in the two rows it is of; the dead ones put their zero first.
+    let place = [0, 1, side, side + 1, 0];
+    input_grad.fill(T::zero());
     let rows = input_grad.chunks_exact_mut(2 * side);
     let grads = output_grad.chunks_exact(half).zip(winner.chunks_exact(half));
     for (pair, (grad, win)) in rows.zip(grads) {
-        let (top, bottom) = pair.split_at_mut(side);
-        let quads = top.chunks_exact_mut(2).zip(bottom.chunks_exact_mut(2));
-        for ((a, b), (&g, &w)) in quads.zip(grad.iter().zip(win)) {
-            let at = |place: u8| if w == place { g } else { T::zero() };
-            (a[0], a[1], b[0], b[1]) = (at(0), at(1), at(2), at(3));
+        for (x, (&g, &w)) in grad.iter().zip(win).enumerate() {
+            pair[2 * x + place[usize::from(w)]] = if w == DEAD { T::zero() } else { g };
         }
     }
 }
