@@ -3,10 +3,29 @@
 //! What happens on the host is in [`runtime`] (tasks and the shims that own them), [`spool`] (their
 //! output), [`devices`], [`ports`], [`interfaces`] and [`env`]. Nothing here knows the coordinator.
 
+pub mod accept;
+pub mod app;
+pub mod checkpoint;
+pub mod conditions;
 pub mod devices;
 pub mod env;
+pub mod home;
+pub mod host;
 pub mod interfaces;
+pub mod ledger;
+pub mod link;
+pub mod options;
+pub mod plan;
 pub mod ports;
+pub mod reconciler;
+pub mod replica;
 pub mod runtime;
+pub mod services;
+pub mod session;
 pub mod shim;
+pub mod socket;
 pub mod spool;
+pub mod telemetry;
+#[cfg(test)]
+mod testing;
+pub mod work;

@@ -1,10 +1,30 @@
 //! `convoke-agent`: parse, then run the agent, or the shim of one task.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
+use convoke_agent::app::{self, AgentError};
+use convoke_agent::options::AgentOptions;
+use convoke_agent::session::Fatal;
+use convoke_agent::shim;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+const EXIT_WRONG_PROTOCOL: u8 = 3;
+const EXIT_WRONG_CLUSTER: u8 = 4;
+/// How long the agent may take to end after SIGTERM; its tasks do not wait for it.
+const END_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 #[derive(Parser)]
-#[command(name = "convoke-agent", version, about = "Runs a node's share of the cluster's jobs")]
+#[command(
+    name = "convoke-agent",
+    version,
+    about = "Runs a node's share of the cluster's jobs",
+    args_conflicts_with_subcommands = true
+)]
 struct Cli {
+    #[command(flatten)]
+    agent: AgentOptions,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -13,12 +33,48 @@ struct Cli {
 enum Command {
     /// Owns one task; started by the agent only.
     #[command(hide = true)]
-    Shim(convoke_agent::shim::Args),
+    Shim(shim::Args),
 }
 
-fn main() -> anyhow::Result<std::process::ExitCode> {
-    match Cli::parse().command {
-        Some(Command::Shim(args)) => Ok(convoke_agent::shim::main(&args)),
-        None => anyhow::bail!("the agent itself is not there yet"),
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(Command::Shim(args)) = cli.command {
+        return shim::main(&args);
+    }
+    let filter = EnvFilter::try_from_env("CONVOKE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(cli.agent) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("convoke-agent: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(options: AgentOptions) -> anyhow::Result<()> {
+    if let Some(lifeline) = options.lifeline.clone() {
+        app::hold_lifeline(lifeline);
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (trigger, shutdown) = convoke_transport::shutdown();
+    let mut agent = Box::pin(app::run(options, shutdown));
+    tokio::select! {
+        ended = &mut agent => return Ok(ended?),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ending; tasks go on");
+    trigger.begin();
+    Ok(tokio::time::timeout(END_TIMEOUT, agent).await.unwrap_or(Ok(()))?)
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<AgentError>() {
+        Some(AgentError::Refused(Fatal::WrongProtocol(_))) => EXIT_WRONG_PROTOCOL,
+        Some(AgentError::Refused(Fatal::WrongCluster(_))) => EXIT_WRONG_CLUSTER,
+        _ => 1,
     }
 }

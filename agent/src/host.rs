@@ -1,0 +1,48 @@
+//! What every part of the agent works with: this node's identity, devices, ports and runtime, the
+//! state directory, and the way to the coordinator.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use convoke_model::{Device, NodeAddress, NodeId, Timestamp};
+
+use crate::conditions::Conditions;
+use crate::devices::{Devices, Reservations};
+use crate::home::Home;
+use crate::link::Link;
+use crate::ports::Ports;
+use crate::runtime::Runtime;
+
+pub struct Host {
+    pub node: NodeId,
+    pub home: Home,
+    /// The preferred one first.
+    pub addresses: Vec<NodeAddress>,
+    pub devices: Arc<dyn Devices>,
+    /// The devices as they were registered.
+    pub inventory: Vec<Device>,
+    pub runtime: Arc<dyn Runtime>,
+    pub conditions: Conditions,
+    pub link: Link,
+    /// Jobs without an image may run as processes of this host.
+    pub allow_processes: bool,
+    pub(crate) reservations: Mutex<Reservations>,
+    pub(crate) ports: Mutex<Ports>,
+}
+
+impl Host {
+    /// The book of reservations. Its holder does no I/O, so nobody waits long.
+    pub fn reservations(&self) -> MutexGuard<'_, Reservations> {
+        self.reservations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn ports(&self) -> MutexGuard<'_, Ports> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The time now.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,161 @@
+//! What the agent must not forget: JSON files, replaced as a whole.
+//!
+//! A file is written under a temporary name, fsynced, renamed, and its directory fsynced: after a
+//! crash the old or the new content is there, never a part. A file that cannot be read is an error
+//! for its reader to judge, never silently empty.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use convoke_model::{AgentInstance, ClusterId, DesiredReplica, Rank, Rendezvous, TaskExit};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::accept::Stamp;
+use crate::home::Home;
+
+/// Why the ledger could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is not what this agent writes; move it away to start without it")]
+    Malformed { path: PathBuf, source: serde_json::Error },
+    #[error("cannot write {path}; check the space left on its file system")]
+    Write { path: PathBuf, source: io::Error },
+}
+
+/// Who this agent is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub instance: AgentInstance,
+    /// `None` before the first Welcome.
+    pub cluster: Option<ClusterId>,
+}
+
+/// One replica, from its preparation to its removal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub desired: DesiredReplica,
+    /// With what its tasks were started.
+    #[serde(default)]
+    pub rendezvous: Option<Rendezvous>,
+    /// The directory of the checkpoint that it starts from.
+    #[serde(default)]
+    pub resume: Option<PathBuf>,
+    /// Exits that the agent itself decided, such as that of a task that could not be started.
+    #[serde(default)]
+    pub exits: BTreeMap<Rank, TaskExit>,
+    /// Everything is over; kept until the coordinator forgets the replica.
+    #[serde(default)]
+    pub ended: bool,
+}
+
+impl Record {
+    pub fn new(desired: DesiredReplica) -> Self {
+        Self { desired, rendezvous: None, resume: None, exits: BTreeMap::new(), ended: false }
+    }
+}
+
+/// Reads the identity, making it on the first start.
+pub fn identity(home: &Home) -> Result<Identity, LedgerError> {
+    if let Some(identity) = read(&home.agent_file())? {
+        return Ok(identity);
+    }
+    let instance =
+        AgentInstance::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid identifier");
+    let identity = Identity { instance, cluster: None };
+    write(&home.agent_file(), &identity)?;
+    Ok(identity)
+}
+
+/// The stamp of the last accepted desired state.
+pub fn accepted(home: &Home) -> Result<Option<Stamp>, LedgerError> {
+    read(&home.accepted_file())
+}
+
+/// Every replica's record. One that cannot be read is returned as its error: the others are not
+/// affected, and what it described is left alone.
+pub fn records(home: &Home) -> Result<(Vec<Record>, Vec<LedgerError>), LedgerError> {
+    let directory = home.replicas_dir();
+    let failed = |source| LedgerError::Read { path: directory.clone(), source };
+    let (mut records, mut broken) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(&directory).map_err(failed)? {
+        match read(&entry.map_err(failed)?.path().join("record.json")) {
+            Ok(Some(record)) => records.push(record),
+            // Its removal was interrupted, or its making.
+            Ok(None) => {}
+            Err(error) => broken.push(error),
+        }
+    }
+    Ok((records, broken))
+}
+
+/// Writes a replica's record.
+pub fn write_record(home: &Home, record: &Record) -> Result<(), LedgerError> {
+    write(&home.replica_dir(&record.desired.key()).join("record.json"), record)
+}
+
+/// `None` if there is no such file.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LedgerError> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|source| LedgerError::Malformed { path: path.to_owned(), source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(LedgerError::Read { path: path.to_owned(), source }),
+    }
+}
+
+/// Replaces the file at once and durably; its directory is made where needed.
+pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), LedgerError> {
+    let bytes = serde_json::to_vec(value).expect("the ledger's types have string keys and no failing parts");
+    replace(path, &bytes).map_err(|source| LedgerError::Write { path: path.to_owned(), source })
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::create_dir_all(directory)?;
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_instance_is_made_once_and_the_cluster_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::open(directory.path()).unwrap();
+        let mut first = identity(&home).unwrap();
+        first.cluster = Some(ClusterId::new("c").unwrap());
+        write(&home.agent_file(), &first).unwrap();
+        assert_eq!(identity(&home).unwrap(), first);
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_that_names_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::open(directory.path()).unwrap();
+        fs::write(home.accepted_file(), "{").unwrap();
+        let error = accepted(&home).unwrap_err();
+        assert!(error.to_string().contains("accepted.json"), "{error}");
+    }
+
+    #[test]
+    fn one_damaged_record_does_not_hide_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::open(directory.path()).unwrap();
+        let broken = home.replicas_dir().join("j.1.0");
+        fs::create_dir_all(&broken).unwrap();
+        fs::write(broken.join("record.json"), "nonsense").unwrap();
+        let (records, errors) = records(&home).unwrap();
+        assert_eq!((records.len(), errors.len()), (0, 1));
+    }
+}

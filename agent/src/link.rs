@@ -1,0 +1,81 @@
+//! Connections to the coordinator other than the control stream: one for short calls, one for
+//! telemetry, one for checkpoint bytes, so that no kind of traffic delays another.
+
+use convoke_model::{AgentInstance, NodeId};
+use convoke_proto::v1::agent_service_client::AgentServiceClient;
+use convoke_transport::{ConnectError, MAX_MESSAGE_BYTES, connect};
+use tokio::sync::Mutex;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+/// A client whose calls say who is calling.
+pub type Client = AgentServiceClient<InterceptedService<Channel, Identify>>;
+
+/// Puts the node's name and the agent's instance on every call.
+#[derive(Debug, Clone)]
+pub struct Identify {
+    node: MetadataValue<Ascii>,
+    instance: MetadataValue<Ascii>,
+}
+
+/// The agent's connections; each is made when first needed and then mends itself.
+#[derive(Debug)]
+pub struct Link {
+    url: String,
+    identify: Identify,
+    calls: Line,
+    telemetry: Line,
+    bulk: Line,
+}
+
+type Line = Mutex<Option<Channel>>;
+
+impl Link {
+    pub fn new(url: String, node: &NodeId, instance: &AgentInstance) -> Self {
+        let ascii = |text: &str| MetadataValue::try_from(text).expect("identifiers are ASCII");
+        let identify = Identify { node: ascii(node.as_str()), instance: ascii(instance.as_str()) };
+        Self { url, identify, calls: Line::default(), telemetry: Line::default(), bulk: Line::default() }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// For short calls.
+    pub async fn calls(&self) -> Result<Client, ConnectError> {
+        self.client(&self.calls).await
+    }
+
+    pub async fn telemetry(&self) -> Result<Client, ConnectError> {
+        self.client(&self.telemetry).await
+    }
+
+    /// For checkpoint bytes.
+    pub async fn bulk(&self) -> Result<Client, ConnectError> {
+        self.client(&self.bulk).await
+    }
+
+    /// The lock is held while connecting: its wait is bounded by the connect timeout, and whoever
+    /// waits here could not go on anyway.
+    async fn client(&self, line: &Line) -> Result<Client, ConnectError> {
+        let mut line = line.lock().await;
+        let channel = match &*line {
+            Some(channel) => channel.clone(),
+            None => line.insert(connect(&self.url).await?).clone(),
+        };
+        Ok(AgentServiceClient::with_interceptor(channel, self.identify.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+}
+
+impl Interceptor for Identify {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("convoke-node", self.node.clone());
+        request.metadata_mut().insert("convoke-instance", self.instance.clone());
+        Ok(request)
+    }
+}

@@ -1,0 +1,79 @@
+//! What `convoke-agent` can be told, on the command line or by `CONVOKE_*` variables.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use convoke_model::NodeId;
+
+const EXAMPLES: &str = "\
+Examples:
+  convoke-agent --coordinator http://10.0.0.1:7670
+  convoke-agent --node gpu-01 --label zone=a --allow-processes
+  convoke-agent --cpu-slots 2 --allow-processes --advertise-address 127.0.0.1 --state-dir /tmp/agent
+
+Exit codes: 0 asked to stop, 1 error, 3 the coordinator speaks another protocol version, 4 the
+coordinator belongs to another cluster. Whatever the reason, running tasks go on; the next agent on
+the same state directory takes them over.";
+
+/// Options of one agent.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct AgentOptions {
+    /// Coordinator to dial
+    #[arg(long, env = "CONVOKE_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7670")]
+    pub coordinator: String,
+
+    /// Name of this node in the cluster [default: the host name]
+    #[arg(long, env = "CONVOKE_NODE", value_name = "NAME")]
+    pub node: Option<NodeId>,
+
+    /// Where the agent keeps its state; one agent at a time
+    #[arg(long, env = "CONVOKE_STATE_DIR", value_name = "DIR", default_value_os_t = default_state_dir())]
+    pub state_dir: PathBuf,
+
+    /// A label for placement constraints; may be repeated
+    #[arg(long = "label", env = "CONVOKE_LABELS", value_name = "K=V", value_parser = label, value_delimiter = ',')]
+    pub labels: Vec<(String, String)>,
+
+    /// Number of CPU slots to offer as devices
+    #[arg(long, env = "CONVOKE_CPU_SLOTS", value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1024))]
+    pub cpu_slots: u32,
+
+    /// Address that other nodes reach this one at [default: the one that the coordinator is reached from]
+    #[arg(long, env = "CONVOKE_ADVERTISE_ADDRESS", value_name = "IP")]
+    pub advertise_address: Option<IpAddr>,
+
+    /// Run jobs without an image as processes of this host, with this agent's rights
+    #[arg(long, env = "CONVOKE_ALLOW_PROCESSES")]
+    pub allow_processes: bool,
+
+    /// End at once, tasks included, when nobody holds this file's lock
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub lifeline: Option<PathBuf>,
+}
+
+impl AgentOptions {
+    /// The labels; the last one of a name counts.
+    pub fn label_map(&self) -> BTreeMap<String, String> {
+        self.labels.iter().cloned().collect()
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("write a label as key=value".to_owned()),
+    }
+}
+
+/// `/var/lib/convoke-agent` for root; else `$XDG_STATE_HOME/convoke-agent`, or below `~/.local/state`.
+fn default_state_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/convoke-agent");
+    }
+    let state = std::env::var_os("XDG_STATE_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    state.or_else(home).unwrap_or_else(|| PathBuf::from(".")).join("convoke-agent")
+}

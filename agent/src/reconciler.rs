@@ -1,0 +1,228 @@
+//! The one task that owns what this agent knows: desired states come in, workers and runtimes
+//! report, the plan decides, workers do, and the observed state goes out.
+//!
+//! It never waits for a worker. A worker is one future for one replica, and a replica has at most
+//! one. Nothing is done before a desired state was accepted in this life of the agent: what was
+//! found after a restart is watched and reported, not touched.
+
+mod execute;
+mod recover;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use convoke_model::{
+    ClusterId, DesiredState, ExitStatus, ObservedState, Rank, ReplicaGoal, ReplicaKey, TaskExit,
+};
+use convoke_transport::Shutdown;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{info, warn};
+
+use crate::accept::{Stamp, accept};
+use crate::host::{Host, now};
+use crate::ledger::{self, LedgerError, Record};
+use crate::plan::plan;
+use crate::ports::HeldPort;
+use crate::replica::{Known, Replica};
+use crate::runtime::{TaskKey, TaskStatus};
+use crate::services::TaskServices;
+use crate::work::{Prepared, Refusal};
+
+pub use recover::RecoverError;
+
+/// Some steps are due by time alone, such as repeating a stop: how often the plan is made anew.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A desired state, and the cluster that this agent belongs to.
+#[derive(Debug)]
+pub struct Incoming {
+    pub own: ClusterId,
+    pub desired: DesiredState,
+}
+
+/// How a worker ended.
+enum Done {
+    Prepared(Result<Prepared, Refusal>),
+    /// Exits of the tasks that could not be started.
+    Started(BTreeMap<Rank, TaskExit>),
+    StopRequested,
+    Finished,
+    Removed,
+}
+
+/// A replica and all that belongs to it.
+struct Slot {
+    replica: Replica,
+    record: Record,
+    ports: Vec<HeldPort>,
+    services: BTreeMap<Rank, TaskServices>,
+    worker: Option<AbortHandle>,
+}
+
+pub struct Reconciler {
+    host: Arc<Host>,
+    /// The last one accepted in this life.
+    desired: Option<DesiredState>,
+    stamp: Option<Stamp>,
+    slots: BTreeMap<ReplicaKey, Slot>,
+    /// At most one for each replica.
+    workers: JoinSet<(ReplicaKey, Done)>,
+    observed: watch::Sender<ObservedState>,
+}
+
+impl Reconciler {
+    /// What the coordinator is to be told, now and after every change.
+    pub fn observed(&self) -> watch::Receiver<ObservedState> {
+        self.observed.subscribe()
+    }
+
+    /// Runs until `shutdown` begins. Tasks are left running.
+    pub async fn run(mut self, mut inbox: mpsc::Receiver<Incoming>, mut shutdown: Shutdown) {
+        let mut statuses = self.host.runtime.changes();
+        let mut conditions = self.host.conditions.subscribe();
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            // Before they are read, so that no change falls between reading and waiting.
+            statuses.mark_unchanged();
+            conditions.mark_unchanged();
+            self.refresh();
+            self.act();
+            self.publish();
+            tokio::select! {
+                () = shutdown.begun() => return,
+                Some(incoming) = inbox.recv() => self.take(incoming),
+                Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
+                _ = statuses.changed() => {}
+                _ = conditions.changed() => {}
+                _ = tick.tick() => {}
+            }
+        }
+    }
+
+    /// Accepts the desired state, durably, or says why not.
+    fn take(&mut self, incoming: Incoming) {
+        let Incoming { own, desired } = incoming;
+        let conditions = &self.host.conditions;
+        let stamp = match accept(&own, self.stamp.as_ref(), &desired) {
+            Ok(stamp) => stamp,
+            Err(refused) => return conditions.raise(refused.condition(), "", refused.to_string()),
+        };
+        if self.stamp.as_ref() != Some(&stamp)
+            && let Err(error) = ledger::write(&self.host.home.accepted_file(), &stamp)
+        {
+            return ledger_failed(&self.host, &error);
+        }
+        for name in ["ForeignDesiredState", "StaleDesiredState", "LedgerFailed"] {
+            conditions.clear(name, "");
+        }
+        self.stamp = Some(stamp);
+        for replica in &desired.replicas {
+            self.want(replica);
+        }
+        self.desired = Some(desired);
+    }
+
+    /// Takes up a replica, or its new goal.
+    fn want(&mut self, desired: &convoke_model::DesiredReplica) {
+        let key = desired.key();
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.replica.desired.goal = desired.goal.clone();
+            return;
+        }
+        if matches!(desired.goal, ReplicaGoal::Stopped { .. }) {
+            return;
+        }
+        let record = Record::new(desired.clone());
+        if let Err(error) = ledger::write_record(&self.host.home, &record) {
+            return ledger_failed(&self.host, &error);
+        }
+        info!(job = %key.job, generation = %key.generation, "new replica");
+        self.slots.insert(key, Slot::new(Replica::queued(desired.clone()), record));
+    }
+
+    /// Reads every task's status from the runtime.
+    fn refresh(&mut self) {
+        for (key, slot) in &mut self.slots {
+            for (rank, status) in &mut slot.replica.tasks {
+                let task = TaskKey { replica: key.clone(), rank: *rank };
+                let own = slot.record.exits.get(rank).cloned().map(TaskStatus::Ended);
+                match (self.host.runtime.status(&task), own) {
+                    (Some(seen), _) => *status = Some(seen),
+                    (None, Some(own)) => *status = Some(own),
+                    (None, None) if status.as_ref().is_some_and(|s| s.exit().is_none()) => {
+                        warn!(%task, "vanished from its runtime");
+                        *status = Some(TaskStatus::Ended(vanished()));
+                    }
+                    (None, None) => {}
+                }
+            }
+        }
+    }
+
+    /// Does what the plan says until it has nothing more to say. Ends, because every action moves
+    /// its replica to a later stage.
+    fn act(&mut self) {
+        let Some(desired) = self.desired.take() else { return };
+        loop {
+            let known: Known<'_> = self.slots.iter().map(|(key, slot)| (key, &slot.replica)).collect();
+            let actions = plan(&desired, &known, now());
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions {
+                self.execute(action);
+            }
+        }
+        self.desired = Some(desired);
+    }
+
+    fn publish(&self) {
+        let observed = ObservedState {
+            applied: self.stamp.as_ref().map(|s| (s.epoch, s.revision)),
+            replicas: self.slots.values().map(|slot| slot.replica.observed()).collect(),
+            conditions: self.host.conditions.list(),
+        };
+        self.observed.send_if_modified(|last| {
+            let changed = *last != observed;
+            *last = observed;
+            changed
+        });
+    }
+}
+
+impl Slot {
+    fn new(replica: Replica, record: Record) -> Self {
+        Self { replica, record, ports: Vec::new(), services: BTreeMap::new(), worker: None }
+    }
+
+    /// The tasks that were ever started.
+    fn tasks(&self) -> Vec<TaskKey> {
+        let replica = self.replica.desired.key();
+        self.replica.tasks.keys().map(|rank| TaskKey { replica: replica.clone(), rank: *rank }).collect()
+    }
+
+    fn abort_worker(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            worker.abort();
+        }
+    }
+}
+
+fn ledger_failed(host: &Host, error: &LedgerError) {
+    host.conditions.raise("LedgerFailed", "", format!("{error}: {}", source_of(error)));
+}
+
+fn source_of(error: &dyn std::error::Error) -> String {
+    error.source().map(ToString::to_string).unwrap_or_default()
+}
+
+fn vanished() -> TaskExit {
+    TaskExit {
+        status: ExitStatus::Unknown,
+        at: now(),
+        stopped: false,
+        message: Some("its files vanished from the agent's state directory".to_owned()),
+    }
+}

@@ -1,0 +1,206 @@
+//! Actions become workers, and workers' results become stages.
+
+use std::sync::Arc;
+
+use convoke_model::{Rank, Rendezvous, ReplicaKey};
+use tokio::task::JoinError;
+use tracing::{error, info};
+
+use super::{Done, Reconciler, Slot, ledger_failed};
+use crate::host::{Host, now};
+use crate::ledger;
+use crate::plan::Action;
+use crate::replica::Stage;
+use crate::services::TaskServices;
+use crate::work::{self, Refusal};
+
+type Joined = Result<(tokio::task::Id, (ReplicaKey, Done)), JoinError>;
+
+impl Reconciler {
+    pub(super) fn execute(&mut self, action: Action) {
+        match action {
+            Action::Prepare(key) => self.prepare(key),
+            Action::Start(key, rendezvous) => self.start(key, rendezvous),
+            Action::Stop(key, grace) => {
+                let Some(slot) = self.slots.get_mut(&key) else { return };
+                info!(job = %key.job, generation = %key.generation, grace = ?grace, "stopping");
+                slot.replica.stage = Stage::Stopping { until: now().after(grace) };
+                let (host, tasks) = (self.host.clone(), slot.tasks());
+                self.spawn(key, async move {
+                    work::stop(&host, &tasks, grace).await;
+                    Done::StopRequested
+                });
+            }
+            Action::Abandon(key) => {
+                let Some(slot) = self.slots.get_mut(&key) else { return };
+                slot.abandon(&self.host);
+                slot.end(&self.host);
+            }
+            Action::Finish(key) => self.finish(key),
+            Action::Remove(key) => self.remove(key),
+        }
+    }
+
+    fn prepare(&mut self, key: ReplicaKey) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        // Here and not in the worker: what is reserved and released by one task needs no care about
+        // a worker that is aborted in between.
+        let reserved = self.host.reservations().reserve(&key, slot.replica.devices(), &self.host.inventory);
+        if let Err(error) = reserved {
+            return slot.advance(&self.host, Done::Prepared(Err(Refusal::for_now(error))));
+        }
+        slot.replica.stage = Stage::Preparing;
+        let (host, desired) = (self.host.clone(), slot.replica.desired.clone());
+        self.spawn(key, async move { Done::Prepared(work::prepare(&host, &desired).await) });
+    }
+
+    fn start(&mut self, key: ReplicaKey, rendezvous: Rendezvous) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        slot.record.rendezvous = Some(rendezvous.clone());
+        if let Err(error) = ledger::write_record(&self.host.home, &slot.record) {
+            // Without it the tasks could not be taken over later; a failed start is the smaller harm.
+            ledger_failed(&self.host, &error);
+        }
+        slot.replica.stage = Stage::Starting;
+        // From here on anybody may bind them: their tasks are about to.
+        slot.ports.clear();
+        let ranks: Vec<Rank> =
+            slot.replica.tasks.iter().filter(|(_, status)| status.is_none()).map(|(rank, _)| *rank).collect();
+        slot.open_services(&self.host, &ranks);
+        let start = work::Start {
+            desired: slot.replica.desired.clone(),
+            rendezvous,
+            resume: slot.record.resume.clone(),
+            ranks,
+        };
+        let host = self.host.clone();
+        self.spawn(key, async move { Done::Started(work::start(&host, &start).await) });
+    }
+
+    fn finish(&mut self, key: ReplicaKey) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        slot.replica.stage = Stage::Finishing;
+        self.host.reservations().release(&key);
+        let drains: Vec<_> = slot.services.values().map(TaskServices::drain_checkpoints).collect();
+        self.spawn(key, async move {
+            futures::future::join_all(drains).await;
+            Done::Finished
+        });
+    }
+
+    fn remove(&mut self, key: ReplicaKey) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        slot.abandon(&self.host);
+        slot.replica.stage = Stage::Removing;
+        let services = std::mem::take(&mut slot.services).into_values().collect();
+        let (host, tasks) = (self.host.clone(), slot.tasks());
+        let worker_key = key.clone();
+        self.spawn(key, async move {
+            work::remove(&host, &worker_key, &tasks, services).await;
+            Done::Removed
+        });
+    }
+
+    /// Starts the replica's worker, in place of the one that it has.
+    fn spawn(&mut self, key: ReplicaKey, work: impl Future<Output = Done> + Send + 'static) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        slot.abort_worker();
+        slot.worker = Some(self.workers.spawn(async move { (key, work.await) }));
+    }
+
+    /// Takes a worker's result, unless another one has replaced it.
+    pub(super) fn joined(&mut self, joined: Joined) {
+        let id = joined.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let current = |slot: &Slot| slot.worker.as_ref().is_some_and(|w| w.id() == id);
+        let Some((key, slot)) = self.slots.iter_mut().find(|(_, slot)| current(slot)) else { return };
+        let key = key.clone();
+        slot.worker = None;
+        match joined {
+            Ok((_, (_, Done::Removed))) => {
+                self.slots.remove(&key);
+                info!(job = %key.job, generation = %key.generation, "removed");
+                self.collect_resume_checkpoints();
+            }
+            Ok((_, (_, done))) => slot.advance(&self.host, done),
+            Err(failure) => {
+                error!(job = %key.job, "a worker failed, this is a bug in convoke-agent: {failure}");
+                slot.recover_from_bug(&self.host);
+            }
+        }
+    }
+
+    /// Deletes fetched checkpoints that no replica starts from any more.
+    fn collect_resume_checkpoints(&self) {
+        let used: Vec<_> =
+            self.slots.values().filter_map(|s| s.replica.desired.resume_from.as_ref()).collect();
+        crate::checkpoint::collect(&self.host.home, &used);
+    }
+}
+
+impl Slot {
+    fn advance(&mut self, host: &Arc<Host>, done: Done) {
+        match done {
+            Done::Prepared(Ok(prepared)) => {
+                self.record.resume = prepared.resume;
+                self.ports = prepared.ports;
+                self.replica.stage = Stage::Ready(prepared.held);
+            }
+            Done::Prepared(Err(refusal)) => {
+                info!(job = %self.replica.desired.job, "refused: {}", refusal.message);
+                host.reservations().release(&self.replica.desired.key());
+                self.replica.stage =
+                    Stage::Refused { message: refusal.message, retryable: refusal.retryable };
+            }
+            Done::Started(failed) => {
+                self.replica.stage = Stage::Started;
+                if !failed.is_empty() {
+                    self.record.exits.extend(failed);
+                    self.write(host);
+                }
+            }
+            Done::Finished => self.end(host),
+            Done::StopRequested | Done::Removed => {}
+        }
+    }
+
+    /// Gives back what was prepared.
+    fn abandon(&mut self, host: &Host) {
+        self.abort_worker();
+        self.ports.clear();
+        host.reservations().release(&self.replica.desired.key());
+    }
+
+    fn end(&mut self, host: &Host) {
+        self.replica.stage = Stage::Ended;
+        self.record.ended = true;
+        self.write(host);
+    }
+
+    fn write(&self, host: &Host) {
+        if let Err(error) = ledger::write_record(&host.home, &self.record) {
+            ledger_failed(host, &error);
+        }
+    }
+
+    /// The stage from which the plan finds a way on.
+    fn recover_from_bug(&mut self, host: &Host) {
+        self.replica.stage = match self.replica.stage {
+            Stage::Starting | Stage::Started | Stage::Stopping { .. } => Stage::Started,
+            Stage::Finishing | Stage::Ended | Stage::Removing => Stage::Ended,
+            Stage::Queued | Stage::Preparing | Stage::Ready(_) | Stage::Refused { .. } => {
+                self.abandon(host);
+                Stage::Refused {
+                    message: "the agent failed to prepare it; see its log".to_owned(),
+                    retryable: true,
+                }
+            }
+        };
+    }
+
+    /// Makes sure that the tasks have their socket, their telemetry and their checkpoint watch.
+    pub(super) fn open_services(&mut self, host: &Arc<Host>, ranks: &[Rank]) {
+        for rank in ranks {
+            self.services.entry(*rank).or_insert_with(|| TaskServices::open(host, &self.record, *rank));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The start of an agent: what an earlier one left is found, watched and reported again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use convoke_model::{ObservedState, Rank, ReplicaKey};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::{Reconciler, Slot};
+use crate::host::Host;
+use crate::ledger::{self, LedgerError, Record};
+use crate::replica::{Replica, Stage};
+use crate::runtime::{RuntimeError, TaskStatus};
+
+/// Why the agent cannot take up its work again.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    #[error("the agent's ledger cannot be read")]
+    Ledger(#[from] LedgerError),
+    #[error("the tasks of an earlier agent cannot be found again")]
+    Runtime(#[from] RuntimeError),
+}
+
+impl Reconciler {
+    /// Finds the tasks and records of an earlier agent. Tasks without a record are left alone.
+    pub async fn recover(host: Arc<Host>) -> Result<Self, RecoverError> {
+        let stamp = ledger::accepted(&host.home)?;
+        let (records, broken) = ledger::records(&host.home)?;
+        for error in broken {
+            host.conditions.raise("DamagedRecord", "", format!("{error}; what it described is left alone"));
+        }
+        let tasks = host.runtime.recover().await?;
+        let mut slots = BTreeMap::new();
+        for record in records {
+            slots.insert(record.desired.key(), recovered(&host, record));
+        }
+        for task in tasks.iter().filter(|task| !slots.contains_key(&task.replica)) {
+            warn!(%task, "is not this agent's by its ledger and is left alone");
+        }
+        Ok(Self {
+            host,
+            desired: None,
+            stamp,
+            slots,
+            workers: JoinSet::new(),
+            observed: watch::Sender::new(ObservedState::default()),
+        }
+        .with_first_look())
+    }
+
+    fn with_first_look(mut self) -> Self {
+        self.refresh();
+        self.publish();
+        self
+    }
+}
+
+fn recovered(host: &Arc<Host>, record: Record) -> Slot {
+    let key = record.desired.key();
+    let mut replica = Replica::queued(record.desired.clone());
+    for (rank, status) in &mut replica.tasks {
+        let task = crate::runtime::TaskKey { replica: key.clone(), rank: *rank };
+        *status =
+            host.runtime.status(&task).or_else(|| record.exits.get(rank).cloned().map(TaskStatus::Ended));
+    }
+    let started: Vec<Rank> =
+        replica.tasks.iter().filter(|(_, status)| status.is_some()).map(|(rank, _)| *rank).collect();
+    if record.ended {
+        replica.stage = Stage::Ended;
+    } else if !started.is_empty() {
+        replica.stage = Stage::Started;
+        reserve(host, &key, &replica);
+    }
+    info!(job = %key.job, generation = %key.generation, tasks = started.len(), "taken over");
+    let mut slot = Slot::new(replica, record);
+    slot.open_services(host, &started);
+    slot
+}
+
+fn reserve(host: &Host, key: &ReplicaKey, replica: &Replica) {
+    let reserved = host.reservations().reserve(key, replica.devices(), &host.inventory);
+    if let Err(error) = reserved {
+        host.conditions.raise("DeviceMissing", &crate::work::about(key), format!("a running task's {error}"));
+    }
+}

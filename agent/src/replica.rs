@@ -1,0 +1,138 @@
+//! A replica as this agent knows it.
+//!
+//! `Queued → Preparing → Ready → Starting → Started → (Stopping →) Finishing → Ended → Removing`;
+//! `Refused` after a preparation that failed. `Preparing`, `Starting`, `Finishing` and `Removing` have
+//! a worker; the others wait for the plan.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use convoke_model::{
+    DesiredReplica, DeviceId, ObservedReplica, ObservedTask, Rank, RankLayout, ReplicaKey, ReplicaPhase,
+    TaskPhase, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::runtime::TaskStatus;
+
+/// Every replica that the agent knows, wanted or not.
+pub type Known<'a> = BTreeMap<&'a ReplicaKey, &'a Replica>;
+
+/// One replica: what was asked for last, how far it is, and its tasks by first rank.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replica {
+    /// As last seen in a desired state; its goal may be outdated when it is no longer wanted.
+    pub desired: DesiredReplica,
+    pub stage: Stage,
+    /// By first rank; `None` until the task is started.
+    pub tasks: BTreeMap<Rank, Option<TaskStatus>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stage {
+    /// Nothing is held yet; it waits for its devices to be free.
+    Queued,
+    Preparing,
+    Ready(Held),
+    Refused {
+        message: String,
+        retryable: bool,
+    },
+    Starting,
+    /// At least one task was started; nothing is being done to them.
+    Started,
+    /// The tasks were asked to end, and should have by then.
+    Stopping {
+        until: Timestamp,
+    },
+    /// No process is left; finished checkpoints are being uploaded.
+    Finishing,
+    Ended,
+    Removing,
+}
+
+/// What a ready replica holds, as its gang will be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub address: IpAddr,
+    pub master_port: u16,
+    /// One per task, in rank order.
+    pub task_ports: Vec<u16>,
+}
+
+impl Replica {
+    /// A replica of which nothing has been done yet.
+    pub fn queued(desired: DesiredReplica) -> Self {
+        let tasks = task_ranks(&desired).into_iter().map(|rank| (rank, None)).collect();
+        Self { desired, stage: Stage::Queued, tasks }
+    }
+
+    /// Some task may still have a process.
+    pub fn any_live(&self) -> bool {
+        self.tasks.values().flatten().any(|status| !matches!(status, TaskStatus::Ended(_)))
+    }
+
+    /// Some task was not started yet.
+    pub fn any_waiting(&self) -> bool {
+        self.tasks.values().any(Option::is_none)
+    }
+
+    pub fn devices(&self) -> &[DeviceId] {
+        &self.desired.placement.devices
+    }
+
+    /// True while nobody else may have its devices, nor another generation of its job run.
+    pub fn holds_devices(&self) -> bool {
+        match &self.stage {
+            Stage::Queued | Stage::Refused { .. } | Stage::Ended | Stage::Removing => self.any_live(),
+            Stage::Finishing => false,
+            Stage::Preparing
+            | Stage::Ready(_)
+            | Stage::Starting
+            | Stage::Started
+            | Stage::Stopping { .. } => true,
+        }
+    }
+
+    /// As the coordinator is told.
+    pub fn observed(&self) -> ObservedReplica {
+        let phase = match &self.stage {
+            Stage::Queued | Stage::Preparing => ReplicaPhase::Preparing,
+            Stage::Ready(held) => ReplicaPhase::Ready {
+                address: held.address,
+                master_port: held.master_port,
+                task_ports: held.task_ports.clone(),
+            },
+            Stage::Refused { message, retryable } => {
+                ReplicaPhase::Refused { message: message.clone(), retryable: *retryable }
+            }
+            Stage::Starting | Stage::Started | Stage::Stopping { .. } | Stage::Finishing => {
+                ReplicaPhase::Started
+            }
+            Stage::Ended | Stage::Removing => ReplicaPhase::Ended,
+        };
+        let tasks = self
+            .tasks
+            .iter()
+            .map(|(rank, status)| ObservedTask { rank: *rank, phase: task_phase(status.as_ref()) })
+            .collect();
+        ObservedReplica { key: self.desired.key(), phase, tasks }
+    }
+}
+
+fn task_phase(status: Option<&TaskStatus>) -> TaskPhase {
+    match status {
+        None => TaskPhase::Waiting,
+        Some(TaskStatus::Running { pid }) => TaskPhase::Running { pid: *pid },
+        Some(TaskStatus::Exited(exit) | TaskStatus::Ended(exit)) => TaskPhase::Exited(exit.clone()),
+    }
+}
+
+/// The first rank of each of a replica's tasks.
+pub fn task_ranks(desired: &DesiredReplica) -> Vec<Rank> {
+    let placement = &desired.placement;
+    match desired.spec.layout {
+        RankLayout::PerNode => vec![placement.first_rank],
+        RankLayout::PerGpu => (0..placement.local_world).map(|i| Rank(placement.first_rank.0 + i)).collect(),
+    }
+}

@@ -1,0 +1,95 @@
+//! What runs beside each started task for as long as the agent knows it: the push of its lines, the
+//! watch over its checkpoints, and its trainer socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use convoke_model::{Rank, Shards};
+use tokio::task::JoinSet;
+
+use crate::checkpoint::{Watch, Watcher};
+use crate::host::Host;
+use crate::ledger::Record;
+use crate::runtime::TaskKey;
+use crate::socket::{Socket, World};
+use crate::telemetry::{Kind, Push};
+use crate::work::checkpoint_dir;
+
+/// How long an ended task's checkpoints may take to be stored. A coordinator that is away for
+/// longer starts the next generation from an older one.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Dropping it ends all of them.
+pub struct TaskServices {
+    host: Arc<Host>,
+    task: TaskKey,
+    pushes: JoinSet<()>,
+    /// `None` for a task that writes no checkpoints, or has none left to store.
+    checkpoints: Option<Watch>,
+    _watching: JoinSet<()>,
+    _socket: Option<Socket>,
+}
+
+impl TaskServices {
+    /// Opens them before the task starts, or when it is taken over.
+    pub fn open(host: &Arc<Host>, record: &Record, rank: Rank) -> Self {
+        let task = TaskKey { replica: record.desired.key(), rank };
+        let mut pushes = JoinSet::new();
+        for kind in [Kind::Output, Kind::Metrics] {
+            pushes.spawn(Push::new(host.clone(), task.clone(), kind).run());
+        }
+        let mut watching = JoinSet::new();
+        let policy = &record.desired.spec.checkpoint;
+        let writes = policy.shards == Shards::All || rank == Rank(0);
+        let checkpoints = (writes && !record.ended).then(|| {
+            let directory = checkpoint_dir(host, &record.desired, rank);
+            // What lies in a directory of the user's is the user's to delete.
+            let keep = policy.dir.is_none().then_some(policy.keep as usize);
+            let (watch, watcher) = Watcher::new(host.clone(), task.clone(), directory, keep);
+            watching.spawn(watcher.run());
+            watch
+        });
+        let socket = (!record.ended).then(|| open_socket(host, record, &task, checkpoints.clone())).flatten();
+        Self { host: host.clone(), task, pushes, checkpoints, _watching: watching, _socket: socket }
+    }
+
+    /// Resolves when every finished checkpoint is stored, or will never be.
+    pub fn drain_checkpoints(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (host, task, checkpoints) = (self.host.clone(), self.task.clone(), self.checkpoints.clone());
+        async move {
+            let Some(checkpoints) = checkpoints else { return };
+            if tokio::time::timeout(DRAIN_TIMEOUT, checkpoints.drained()).await.is_err() {
+                host.conditions.raise(
+                    "CheckpointNotStored",
+                    &task.to_string(),
+                    format!(
+                        "{task} ended {} s ago and its last checkpoint is still not stored",
+                        DRAIN_TIMEOUT.as_secs()
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Resolves when every line is acknowledged or unwanted.
+    pub async fn telemetry_done(mut self) {
+        while self.pushes.join_next().await.is_some() {}
+    }
+}
+
+/// A task can train without its socket, so a failure is a condition and not the task's end.
+fn open_socket(
+    host: &Arc<Host>,
+    record: &Record,
+    task: &TaskKey,
+    checkpoints: Option<Watch>,
+) -> Option<Socket> {
+    let rendezvous = record.rendezvous.clone()?;
+    let world = World { desired: record.desired.clone(), rendezvous, resume: record.resume.clone() };
+    let opened = Socket::open(host, task, world, checkpoints);
+    let failed = |error| {
+        let message = format!("the trainer socket of {task} cannot be opened: {error}");
+        host.conditions.raise("TrainerSocketFailed", &task.to_string(), message);
+    };
+    opened.map_err(failed).ok()
+}

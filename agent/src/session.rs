@@ -1,0 +1,119 @@
+//! The control stream: dial, say hello, then desired states in and observed states out, for as long
+//! as the agent lives.
+//!
+//! A connection that breaks, or on which heartbeats are not acknowledged, is dialled again with
+//! growing pauses. A refusal that no retry can mend ends the session with its reason, unless tasks
+//! run: they keep their agent, which then retries slowly.
+
+mod stream;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use convoke_model::{NodeInfo, ObservedState, TaskPhase};
+use convoke_transport::{Backoff, Shutdown};
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+use tracing::{error, info, warn};
+
+use crate::conditions::Conditions;
+use crate::ledger::Identity;
+use crate::reconciler::Incoming;
+
+/// Pause after a refusal that only a person can end.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+
+/// Everything a session needs.
+pub struct Session {
+    pub url: String,
+    pub info: NodeInfo,
+    pub identity: Identity,
+    /// Where the identity is kept.
+    pub agent_file: PathBuf,
+    pub conditions: Conditions,
+    pub observed: watch::Receiver<ObservedState>,
+    /// To the reconciler. It is never long in taking one.
+    pub inbox: mpsc::Sender<Incoming>,
+}
+
+/// Why the agent cannot belong to this coordinator.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    #[error("the coordinator refused this agent's protocol version: {0}; install the version that it runs")]
+    WrongProtocol(String),
+    #[error(
+        "the coordinator belongs to another cluster: {0}; check --coordinator, or give the agent another \
+         --state-dir to join it"
+    )]
+    WrongCluster(String),
+}
+
+/// How one connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("{0}")]
+    Connect(#[from] convoke_transport::ConnectError),
+    #[error("the coordinator refused: {}", .0.message())]
+    Refused(Box<Status>),
+    #[error("the stream broke: {0}")]
+    Broken(String),
+    #[error("the coordinator did not answer for {0:?}")]
+    Silent(Duration),
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    #[error("the agent is ending")]
+    Ending,
+}
+
+impl Session {
+    /// Runs until `shutdown` begins, or until the coordinator refuses this agent for good.
+    pub async fn run(mut self, mut shutdown: Shutdown) -> Result<(), Fatal> {
+        let mut backoff = Backoff::default();
+        let mut said = String::new();
+        while !shutdown.has_begun() {
+            let lost = self.connection(&mut shutdown, &mut backoff).await;
+            if matches!(lost, Lost::Ending) {
+                break;
+            }
+            let message = lost.to_string();
+            // Only when it changes: an outage of an hour is one line, not thousands.
+            if message != said {
+                self.say(&lost);
+                said = message;
+            }
+            let slowly = match lost {
+                Lost::Fatal(fatal) if !self.has_live_tasks() => return Err(fatal),
+                Lost::Fatal(_) | Lost::Refused(_) => true,
+                Lost::Connect(_) | Lost::Broken(_) | Lost::Silent(_) | Lost::Ending => false,
+            };
+            let pause = async {
+                if slowly { tokio::time::sleep(REFUSED_PAUSE).await } else { backoff.pause().await }
+            };
+            tokio::select! {
+                () = pause => {}
+                () = shutdown.begun() => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&self, lost: &Lost) {
+        match lost {
+            Lost::Fatal(fatal) => error!("{fatal}. Running tasks go on"),
+            Lost::Refused(status) => {
+                let reason = convoke_proto::reason(status).unwrap_or_else(|| status.code().to_string());
+                error!(reason, "{lost}; trying again every {} s", REFUSED_PAUSE.as_secs());
+            }
+            Lost::Connect(_) | Lost::Broken(_) | Lost::Silent(_) => {
+                warn!(coordinator = self.url, "{lost}; running tasks go on, trying again");
+            }
+            Lost::Ending => info!("{lost}"),
+        }
+    }
+
+    fn has_live_tasks(&self) -> bool {
+        let observed = self.observed.borrow();
+        let mut tasks = observed.replicas.iter().flat_map(|r| &r.tasks);
+        tasks.any(|t| matches!(t.phase, TaskPhase::Running { .. }))
+    }
+}

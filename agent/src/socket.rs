@@ -1,0 +1,79 @@
+//! A task's trainer socket: a gRPC server on a Unix-domain socket in a directory of the task's own.
+//!
+//! The directory outlives the agent, the socket file does not: a new agent puts a new one in its
+//! place, and a trainer that tries again finds it.
+
+mod service;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use convoke_model::{DesiredReplica, Rendezvous};
+use convoke_proto::v1::trainer_service_server::TrainerServiceServer;
+use convoke_transport::{MAX_MESSAGE_BYTES, ShutdownTrigger, serve_unix, shutdown};
+use tokio::net::UnixListener;
+use tonic::service::Routes;
+use tracing::warn;
+
+use crate::checkpoint::Watch;
+use crate::home::socket_in;
+use crate::host::Host;
+use crate::runtime::TaskKey;
+
+pub use service::Trainer;
+
+/// What a trainer is told about itself.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub desired: DesiredReplica,
+    pub rendezvous: Rendezvous,
+    /// Directory of the checkpoint to start from.
+    pub resume: Option<std::path::PathBuf>,
+}
+
+/// A socket that is served as long as this lives.
+#[derive(Debug)]
+pub struct Socket {
+    _trigger: ShutdownTrigger,
+}
+
+impl Socket {
+    /// Binds the task's socket, in place of an earlier agent's, and serves it.
+    pub fn open(
+        host: &Arc<Host>,
+        task: &TaskKey,
+        world: World,
+        checkpoints: Option<Watch>,
+    ) -> io::Result<Self> {
+        let directory = host.home.socket_dir(&task.replica, task.rank);
+        let listener = bind(&directory)?;
+        let (trigger, stopping) = shutdown();
+        let trainer = Trainer::new(host.clone(), task.clone(), world, checkpoints);
+        let task = task.clone();
+        tokio::spawn(async move {
+            let (health, health_service) = tonic_health::server::health_reporter();
+            health.set_serving::<TrainerServiceServer<Trainer>>().await;
+            let service = TrainerServiceServer::new(trainer)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES);
+            let routes = Routes::new(service).add_service(health_service);
+            if let Err(error) = serve_unix(listener, routes, stopping).await {
+                warn!(%task, "the trainer socket failed: {error}");
+            }
+        });
+        Ok(Self { _trigger: trigger })
+    }
+}
+
+fn bind(directory: &Path) -> io::Result<UnixListener> {
+    fs::create_dir_all(directory)?;
+    let path = socket_in(directory);
+    // Nobody serves what is there: the state directory's lock is held.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(path)
+}

@@ -1,0 +1,84 @@
+//! Values that several unit tests start from.
+
+use convoke_model::*;
+use std::time::Duration;
+
+/// A job of one rank per device that runs `true`.
+pub(crate) fn spec() -> JobSpec {
+    JobSpec {
+        name: JobName::new("j").unwrap(),
+        project: "p".into(),
+        service: "s".into(),
+        project_dir: "/".into(),
+        entrypoint: None,
+        command: vec!["true".into()],
+        environment: [].into(),
+        working_dir: None,
+        replicas: 1,
+        devices: DeviceRequest { kind: DeviceKind::Cpu, count: DeviceCount::Count(1) },
+        limits: ResourceLimits::default(),
+        layout: RankLayout::PerGpu,
+        procs_per_task: None,
+        framework: Framework::Torch,
+        priority: 0,
+        restart: RestartPolicy::default(),
+        stop_signal: 15,
+        stop_grace: Duration::from_secs(10),
+        failure_grace: Duration::from_secs(2),
+        time_limit: None,
+        checkpoint: CheckpointPolicy::default(),
+        interface: None,
+        fence: None,
+        collect: Collect::NodeRankZero,
+        preflight: false,
+        constraints: Vec::new(),
+        image: None,
+        container: ContainerOptions::default(),
+    }
+}
+
+/// A replica on node rank `node_rank` with one rank per device.
+pub(crate) fn desired_replica(
+    job: &str,
+    generation: u64,
+    node_rank: u32,
+    devices: &[&str],
+) -> DesiredReplica {
+    let local_world = u32::try_from(devices.len()).unwrap();
+    DesiredReplica {
+        job: JobId::new(job).unwrap(),
+        generation: Generation(generation),
+        spec: spec(),
+        placement: ReplicaPlacement {
+            node: NodeId::new("n").unwrap(),
+            node_rank: NodeRank(node_rank),
+            devices: devices.iter().map(|d| DeviceId::new(d).unwrap()).collect(),
+            first_rank: Rank(node_rank * local_world),
+            local_world,
+        },
+        world_size: local_world * (node_rank + 1),
+        node_count: node_rank + 1,
+        goal: ReplicaGoal::Prepared,
+        resume_from: None,
+    }
+}
+
+/// A rendezvous of the replica alone.
+pub(crate) fn rendezvous(replica: &DesiredReplica) -> Rendezvous {
+    let placement = &replica.placement;
+    let peers = (0..placement.local_world)
+        .map(|i| Peer {
+            node: placement.node.clone(),
+            node_rank: placement.node_rank,
+            rank: Rank(placement.first_rank.0 + i),
+            address: [127, 0, 0, 1].into(),
+            port: 20_000 + u16::try_from(i).unwrap(),
+        })
+        .collect();
+    Rendezvous {
+        master_addr: [127, 0, 0, 1].into(),
+        master_port: 19_999,
+        world_size: replica.world_size,
+        peers,
+    }
+}

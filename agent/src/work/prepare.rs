@@ -1,0 +1,106 @@
+//! What a replica needs before its gang is released, besides its devices: ports, a place to work in,
+//! the checkpoint to start from.
+
+use std::path::PathBuf;
+
+use convoke_model::{DesiredReplica, NodeAddress};
+
+use crate::checkpoint::fetch;
+use crate::host::Host;
+use crate::ports::HeldPort;
+use crate::replica::{Held, task_ranks};
+use crate::work::checkpoint_dir;
+use crate::{interfaces, runtime};
+
+/// A replica that can be started.
+#[derive(Debug)]
+pub struct Prepared {
+    pub held: Held,
+    /// Held until the tasks start.
+    pub ports: Vec<HeldPort>,
+    /// Directory of the checkpoint to start from.
+    pub resume: Option<PathBuf>,
+}
+
+/// Why a replica cannot be started here.
+#[derive(Debug)]
+pub struct Refusal {
+    pub message: String,
+    /// Another try, perhaps on another node, may help.
+    pub retryable: bool,
+}
+
+impl Refusal {
+    fn for_good(message: impl ToString) -> Self {
+        Self { message: message.to_string(), retryable: false }
+    }
+
+    pub fn for_now(message: impl ToString) -> Self {
+        Self { message: message.to_string(), retryable: true }
+    }
+}
+
+/// Prepares a replica whose devices are reserved. What it holds is released when the result is
+/// dropped.
+pub async fn prepare(host: &Host, desired: &DesiredReplica) -> Result<Prepared, Refusal> {
+    let data = check(host, desired)?;
+    hold_and_fetch(host, desired, data).await
+}
+
+fn check<'a>(host: &'a Host, desired: &DesiredReplica) -> Result<&'a NodeAddress, Refusal> {
+    let spec = &desired.spec;
+    if spec.image.is_some() {
+        return Err(Refusal::for_good(format!("node {} cannot run containers; remove `image`", host.node)));
+    }
+    if !host.allow_processes {
+        return Err(Refusal::for_good(format!(
+            "node {} does not run host processes; start its agent with --allow-processes, or give the service an image",
+            host.node
+        )));
+    }
+    let directory = runtime::working_dir(spec);
+    if !directory.is_dir() {
+        return Err(Refusal::for_good(format!(
+            "the working directory {} does not exist on node {}; create it there, or set working_dir",
+            directory.display(),
+            host.node
+        )));
+    }
+    interfaces::choose(&host.addresses, spec.interface.as_deref()).map_err(Refusal::for_good)
+}
+
+async fn hold_and_fetch(
+    host: &Host,
+    desired: &DesiredReplica,
+    data: &NodeAddress,
+) -> Result<Prepared, Refusal> {
+    let key = desired.key();
+    let ranks = task_ranks(desired);
+    for rank in &ranks {
+        let directory = checkpoint_dir(host, desired, *rank);
+        std::fs::create_dir_all(&directory).map_err(|e| {
+            Refusal::for_now(format!("cannot make the checkpoint directory {}: {e}", directory.display()))
+        })?;
+    }
+    // The first is the master port, then one for each task.
+    let ports = host
+        .ports()
+        .hold(data.address, 1 + ranks.len())
+        .map_err(|e| Refusal::for_now(format!("no ports on {}: {e}", data.address)))?;
+    let resume = match &desired.resume_from {
+        Some(reference) => {
+            Some(fetch(host, &key, reference, desired.spec.checkpoint.shards).await.map_err(|e| {
+                Refusal::for_now(format!(
+                    "cannot fetch checkpoint step {} to start from: {e}",
+                    reference.step
+                ))
+            })?)
+        }
+        None => None,
+    };
+    let numbers: Vec<u16> = ports.iter().map(HeldPort::port).collect();
+    let (master_port, task_ports) =
+        numbers.split_first().ok_or_else(|| Refusal::for_now("no ports were held"))?;
+    let held = Held { address: data.address, master_port: *master_port, task_ports: task_ports.to_vec() };
+    Ok(Prepared { held, ports, resume })
+}
