@@ -51,7 +51,10 @@ impl State {
                     instance: instance.clone(),
                     registered: old.map_or(at, |old| old.registered),
                     lost: None,
-                    observed: same.map_or_else(ObservedState::default, |old| old.observed.clone()),
+                    observed: same.map_or_else(ObservedState::default, |old| ObservedState {
+                        applied: None,
+                        ..old.observed.clone()
+                    }),
                     ghosts: old.map_or_else(Vec::new, |old| old.ghosts.clone()),
                 };
                 self.nodes.insert(info.id.clone(), Arc::new(node));

@@ -56,6 +56,11 @@ impl Draft<'_> {
             }
             Some(old) if old.lost.is_some() => ("NodeBack", format!("node {node} is back")),
             Some(old) if old.info != info => ("NodeChanged", format!("node {node} describes itself anew")),
+            // Its reports count anew from here: a late one of an earlier session is told by that.
+            Some(old) if old.observed.applied.is_some() => {
+                self.make(Change::NodeRegistered { info, instance });
+                return Ok(());
+            }
             Some(_) => return Ok(()),
         };
         self.make(Change::NodeRegistered { info, instance });
@@ -90,8 +95,8 @@ impl Draft<'_> {
         if fresh.replicas.len() > MAX_OBSERVED_REPLICAS {
             return Err(Denied::TooManyReplicas(id.clone()));
         }
-        // A report from before the last one. `None` is an agent that has just started.
-        if fresh.applied.is_some() && fresh.applied < node.observed.applied {
+        // A report from before the last one. Hello has cleared it for an agent that starts anew.
+        if fresh.applied < node.observed.applied {
             return Ok(());
         }
         let observed = advance(&node.observed, fresh);

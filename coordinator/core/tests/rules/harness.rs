@@ -7,7 +7,7 @@ use std::time::Duration;
 use convoke_core::*;
 use convoke_model::*;
 
-use crate::support::{info, job_id, node_id};
+use crate::support::{info, node_id};
 
 pub(crate) struct Harness {
     pub(crate) core: Core,
@@ -101,7 +101,7 @@ impl Harness {
     pub(crate) fn submit_event(&mut self, spec: JobSpec) -> Event {
         self.keys += 1;
         let key = IdempotencyKey::new(&format!("key-{}", self.keys)).unwrap();
-        let id = job_id(&format!("{}-{}", spec.name, self.keys));
+        let id = JobId::new(&format!("{}-{}", spec.name, self.keys)).unwrap();
         Event::Submit { id, key, spec: Box::new(spec), replace: false, wait_for_nodes: false }
     }
 

@@ -9,10 +9,6 @@ pub(crate) fn node_id(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
 }
 
-pub(crate) fn job_id(name: &str) -> JobId {
-    JobId::new(name).unwrap()
-}
-
 /// A job of `replicas` × `slots` CPU slots, one task per slot.
 pub(crate) fn spec(name: &str, replicas: u32, slots: u32) -> JobSpec {
     JobSpec {

@@ -1,0 +1,57 @@
+//! The end of every life: faults stop, agents are quick, tasks end with 0; then every job must
+//! have ended, or wait for nodes that are not there.
+
+use std::time::Duration;
+
+use convoke_core::*;
+use convoke_model::*;
+
+use super::agent::Link;
+use super::faults::end_one;
+use super::world::{Violation, World};
+
+/// Turns of all agents, each with some seconds: enough for every job of a life to run through all
+/// its pauses, one after the other.
+const TURNS: u32 = 400;
+
+impl World {
+    pub(crate) fn calm_down(&mut self) -> Result<(), Violation> {
+        self.calm = true;
+        self.note(format_args!("calm"));
+        for _ in 0..TURNS {
+            self.turn()?;
+            if self.is_over() {
+                return Ok(());
+            }
+        }
+        let left = self.core.jobs().into_iter().filter(|job| !job.state.is_final());
+        let left: Vec<String> = left.map(|j| format!("{} {:?}: {}", j.id, j.state, j.reason)).collect();
+        Err(format!("after the faults these jobs came to no end: {}", left.join("; ")))
+    }
+
+    fn turn(&mut self) -> Result<(), Violation> {
+        let nodes: Vec<NodeId> = self.agents.keys().cloned().collect();
+        for node in nodes {
+            if self.agents[&node].link != Link::Open {
+                self.connect(&node)?;
+            }
+            let now = self.now;
+            let agent = self.agents.get_mut(&node).unwrap();
+            while end_one(agent, ExitStatus::Code(0), now) {}
+            for _ in 0..2 {
+                self.step(&node)?;
+            }
+        }
+        self.pass(Duration::from_secs(3))
+    }
+
+    /// Every job has ended or waits for what is not there, and all agents are as they should be.
+    fn is_over(&self) -> bool {
+        let idle = self.agents.values().all(|agent| agent.replicas.is_empty() && agent.inbox.is_empty());
+        let waits_for_nodes = |job: &JobView| {
+            let plan = self.core.plan(self.now, &job.spec).expect("it was accepted once");
+            job.state == JobState::Queued && plan.placement.is_err() && plan.never_fits
+        };
+        idle && self.core.jobs().iter().all(|job| job.state.is_final() || waits_for_nodes(job))
+    }
+}
