@@ -6,7 +6,7 @@ use convoke_model::Timestamp;
 use tokio::time::Instant;
 
 #[derive(Debug, Clone, Copy)]
-pub struct Clock {
+pub(crate) struct Clock {
     start: Timestamp,
     origin: Instant,
 }
@@ -14,18 +14,18 @@ pub struct Clock {
 impl Clock {
     /// Starts at the wall clock, or at `floor` (the last time the ledger knows) if that is later:
     /// a machine whose clock was set back must not write a history that goes back.
-    pub fn starting_at_least(floor: Timestamp) -> Self {
+    pub(crate) fn starting_at_least(floor: Timestamp) -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let start = Timestamp(0).after(wall).max(floor);
         Self { start, origin: Instant::now() }
     }
 
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.start.after(self.origin.elapsed())
     }
 
     /// When `at` is, for a timer; now if it has passed.
-    pub fn instant_of(&self, at: Timestamp) -> Instant {
+    pub(crate) fn instant_of(&self, at: Timestamp) -> Instant {
         // A day is as good as never, and cannot overflow an Instant.
         let wait = at.since(self.now()).min(Duration::from_secs(24 * 3600));
         // Timers may fire within the millisecond before; one more keeps `now >= at`.

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 /// A locked data directory; the lock goes with the value, also when the process is killed.
 #[derive(Debug)]
-pub struct DataDir {
+pub(crate) struct DataDir {
     root: PathBuf,
     _lock: File,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum DataDirError {
+pub(crate) enum DataDirError {
     #[error(
         "data directory {path} is in use by another coordinator (process {holder}): stop that one, or give this one a --data-dir of its own"
     )]
@@ -23,7 +23,7 @@ pub enum DataDirError {
 
 impl DataDir {
     /// Makes the directory where it is missing, and locks it.
-    pub fn open(root: &Path) -> Result<Self, DataDirError> {
+    pub(crate) fn open(root: &Path) -> Result<Self, DataDirError> {
         let unusable = |source| DataDirError::Unusable { path: root.to_owned(), source };
         std::fs::create_dir_all(root).map_err(unusable)?;
         let root = root.canonicalize().map_err(unusable)?;
@@ -53,30 +53,30 @@ impl DataDir {
         Ok(Self { root, _lock: lock })
     }
 
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    pub fn ledger(&self) -> PathBuf {
+    pub(crate) fn ledger(&self) -> PathBuf {
         self.root.join("ledger.redb")
     }
 
-    pub fn checkpoints(&self) -> PathBuf {
+    pub(crate) fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
     }
 
-    pub fn telemetry(&self) -> PathBuf {
+    pub(crate) fn telemetry(&self) -> PathBuf {
         self.root.join("telemetry")
     }
 }
 
 /// Makes a directory's entries durable.
-pub fn sync_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
 /// Whether an error says that the disk, or the quota on it, is full.
-pub fn is_disk_full(error: &io::Error) -> bool {
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

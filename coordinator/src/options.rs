@@ -23,8 +23,6 @@ pub struct ServeOptions {
     /// How long after a start no node is judged.
     pub reconnect_window: Duration,
     pub retention: Retention,
-    /// How long open calls may take to end after a shutdown was asked for.
-    pub drain: Duration,
     /// The process ends at once when a shared lock of this file is obtained: whoever holds it
     /// exclusively has died.
     pub lifeline: Option<PathBuf>,
@@ -37,7 +35,7 @@ pub struct Retention {
     pub logs_per_job: u64,
     /// Bytes of metric segments per job.
     pub metrics_per_job: u64,
-    /// Bytes of telemetry of all jobs; above it, jobs that have ended lose theirs first.
+    /// Bytes of telemetry of all jobs; above it, the job that was silent longest loses first.
     pub telemetry_total: u64,
     /// Number of events in the cluster's history.
     pub events: u64,
@@ -65,7 +63,6 @@ impl Default for ServeOptions {
             lease: Duration::from_secs(15),
             reconnect_window: Duration::from_secs(15),
             retention: Retention::default(),
-            drain: Duration::from_secs(3),
             lifeline: None,
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::data_dir::is_disk_full;
 
 #[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
+pub(crate) enum LedgerError {
     #[error("the ledger {path} cannot be written: the disk is full; free space on it")]
     DiskFull { path: PathBuf },
     #[error(

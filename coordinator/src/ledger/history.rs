@@ -10,7 +10,7 @@ use super::file::{EVENTS, LedgerFile};
 
 /// Reads events; cheap to clone. Blocks on the disk: call it from a blocking thread.
 #[derive(Clone)]
-pub struct History {
+pub(crate) struct History {
     file: Arc<LedgerFile>,
 }
 
@@ -20,7 +20,7 @@ impl History {
     }
 
     /// At most `limit` events from `sequence` on, oldest first.
-    pub fn read(&self, sequence: u64, limit: usize) -> Result<Vec<(u64, EventRecord)>, LedgerError> {
+    pub(crate) fn read(&self, sequence: u64, limit: usize) -> Result<Vec<(u64, EventRecord)>, LedgerError> {
         let rows = self.file.with(|database| {
             let table = database.begin_read()?.open_table(EVENTS)?;
             let mut rows = Vec::new();

@@ -9,8 +9,8 @@ mod error;
 mod file;
 mod history;
 
-pub use error::LedgerError;
-pub use history::History;
+pub(crate) use error::LedgerError;
+pub(crate) use history::History;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use file::{CHANGES, EVENTS, LedgerFile, SNAPSHOT};
 
 /// What a start replays: the state after the newest snapshot, then the changes since.
 #[derive(Debug, Default)]
-pub struct Replay {
-    pub snapshot: Option<Vec<u8>>,
-    pub changes: Vec<Vec<u8>>,
+pub(crate) struct Replay {
+    pub(crate) snapshot: Option<Vec<u8>>,
+    pub(crate) changes: Vec<Vec<u8>>,
 }
 
 /// The one writer of the ledger.
-pub struct Ledger {
+pub(crate) struct Ledger {
     file: Arc<LedgerFile>,
     /// Position of the next change; the first is 1.
     next_change: u64,
@@ -39,7 +39,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Opens or makes the ledger, and reads what is to be replayed.
-    pub fn open(path: &Path, keep_events: u64) -> Result<(Self, Replay), LedgerError> {
+    pub(crate) fn open(path: &Path, keep_events: u64) -> Result<(Self, Replay), LedgerError> {
         Self::open_file(LedgerFile::at(path)?, keep_events)
     }
 
@@ -62,7 +62,7 @@ impl Ledger {
 
     /// Makes one change and its events durable. On an error nothing may be applied; call
     /// [`Self::reopen`] before the next commit.
-    pub fn commit(&mut self, change: &[u8], events: &[EventRecord]) -> Result<(), LedgerError> {
+    pub(crate) fn commit(&mut self, change: &[u8], events: &[EventRecord]) -> Result<(), LedgerError> {
         let first_event = self.next_event;
         let keep = self.keep_events;
         let position = self.next_change;
@@ -85,12 +85,12 @@ impl Ledger {
     }
 
     /// Number of changes that a start would replay.
-    pub fn since_snapshot(&self) -> u64 {
+    pub(crate) fn since_snapshot(&self) -> u64 {
         self.since_snapshot
     }
 
     /// Replaces all changes so far by the state after them.
-    pub fn snapshot(&mut self, state: &[u8]) -> Result<(), LedgerError> {
+    pub(crate) fn snapshot(&mut self, state: &[u8]) -> Result<(), LedgerError> {
         let position = self.next_change - 1;
         let written = self.file.write(|tx| {
             let mut snapshots = tx.open_table(SNAPSHOT)?;
@@ -105,13 +105,13 @@ impl Ledger {
     }
 
     /// True after a failed write: nothing can be committed before [`Self::reopen`].
-    pub fn failed(&self) -> bool {
+    pub(crate) fn failed(&self) -> bool {
         self.failed
     }
 
     /// Opens the file again after a failed write. Returns the changes that are on disk although
     /// their commit reported an error; they must be applied before anything is decided.
-    pub fn reopen(&mut self) -> Result<Vec<Vec<u8>>, LedgerError> {
+    pub(crate) fn reopen(&mut self) -> Result<Vec<Vec<u8>>, LedgerError> {
         self.file.reopen()?;
         let landed = self.file.changes_after(self.next_change - 1)?;
         self.next_change += landed.len() as u64;
@@ -122,12 +122,18 @@ impl Ledger {
     }
 
     /// A handle that reads the history.
-    pub fn history(&self) -> History {
+    pub(crate) fn history(&self) -> History {
         History::new(self.file.clone())
     }
 
+    /// The newest event; its time is the latest that the ledger knows.
+    pub(crate) fn newest_event(&self) -> Result<Option<EventRecord>, LedgerError> {
+        let newest = self.history().read(self.next_event.saturating_sub(1), 1)?;
+        Ok(newest.into_iter().next().map(|(_, event)| event))
+    }
+
     /// Sequence of the next event.
-    pub fn next_event(&self) -> u64 {
+    pub(crate) fn next_event(&self) -> u64 {
         self.next_event
     }
 }
