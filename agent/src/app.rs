@@ -19,7 +19,7 @@ use crate::ledger::{self, LedgerError};
 use crate::link::Link;
 use crate::options::AgentOptions;
 use crate::reconciler::{Reconciler, RecoverError};
-use crate::runtime::process::ProcessConfig;
+use crate::runtime::process::{OUTPUT_LIMIT, ProcessConfig};
 use crate::runtime::{ProcessRuntime, Runtime};
 use crate::session::{Fatal, Session};
 
@@ -61,6 +61,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         tasks_dir: home.root().join("tasks"),
         shim: std::env::current_exe().map_err(AgentError::OwnPath)?,
         lifeline: options.lifeline.clone(),
+        output_limit: OUTPUT_LIMIT,
     }));
     let host = Arc::new(Host {
         node: node.clone(),

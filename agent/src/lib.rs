@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod app;
 pub mod checkpoint;
+pub mod clock;
 pub mod conditions;
 pub mod devices;
 pub mod env;

@@ -1,23 +1,58 @@
 //! A task's directory: the files by which the agent, the shim and the next agent agree.
 //!
 //! ```text
-//! <state>/tasks/<job>.g<generation>.n<node rank>.r<rank>/
+//! <tasks>/<job>.g<generation>.n<node rank>.r<rank>/
 //!   task.json     what to run; written by the agent before the shim starts
 //!   shim.lock     held exclusively by the shim for as long as it lives
 //!   shim.log      what the shim itself had to say
 //!   control       FIFO: requests to the shim, a line each
-//!   started.json  process ids with start times
+//!   started.json  the processes of the shim and the task
 //!   exit.json     how the main process ended; fsynced
 //!   output/       spool of stdout and stderr
 //!   metrics.jsonl $CONVOKE_METRICS
 //! ```
-//! Both job id and numbers are safe in a file name (`JobId` allows no `/`).
+//! Who holds `shim.lock` may write `exit.json`; once that is there the task is never started. The
+//! directory is the agent's user's alone: the environment in `task.json` may hold secrets.
 
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use convoke_model::TaskExit;
+use rustix::fs::{CWD, Mode, mkfifoat};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::TaskSpec;
+use super::procfs::ProcessId;
+
+/// Room that the exit record surely needs, taken while there is some: a full disk must not lose it.
+const EXIT_RESERVE: usize = 4096;
 
 /// Paths of one task's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskDir(PathBuf);
+
+/// `task.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TaskRecord {
+    pub(crate) spec: TaskSpec,
+    /// The whole environment of the process, marker included.
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Value of the marker variable; unique to this start.
+    pub(crate) marker: String,
+    /// Bytes of output that are kept.
+    pub(crate) output_limit: u64,
+}
+
+/// `started.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Started {
+    pub(crate) shim: ProcessId,
+    pub(crate) task: ProcessId,
+}
 
 impl TaskDir {
     pub fn new(path: PathBuf) -> Self {
@@ -37,4 +72,91 @@ impl TaskDir {
     pub fn metrics(&self) -> PathBuf {
         self.0.join("metrics.jsonl")
     }
+
+    pub(crate) fn control(&self) -> PathBuf {
+        self.0.join("control")
+    }
+
+    /// Makes the directory, which must not hold a task yet, and all that a shim needs in it.
+    pub(crate) fn create(&self, record: &TaskRecord) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        mkfifoat(CWD, self.control(), Mode::from_raw_mode(0o600))?;
+        self.write("task.json", record)
+    }
+
+    pub(crate) fn log(&self) -> io::Result<File> {
+        OpenOptions::new().create(true).append(true).mode(0o600).open(self.0.join("shim.log"))
+    }
+
+    pub(crate) fn record(&self) -> io::Result<Option<TaskRecord>> {
+        self.read("task.json")
+    }
+
+    pub(crate) fn started(&self) -> io::Result<Option<Started>> {
+        self.read("started.json")
+    }
+
+    pub(crate) fn write_started(&self, started: &Started) -> io::Result<()> {
+        self.write("started.json", started)
+    }
+
+    pub(crate) fn exit(&self) -> io::Result<Option<TaskExit>> {
+        self.read("exit.json")
+    }
+
+    /// The lock that says a shim lives; `None` while another holds it.
+    pub(crate) fn try_lock(&self) -> io::Result<Option<File>> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(self.0.join("shim.lock"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Takes the disk space of the exit record while there is some.
+    pub(crate) fn reserve_exit(&self) -> io::Result<()> {
+        fs::write(self.0.join("exit.json.new"), [b' '; EXIT_RESERVE])
+    }
+
+    /// Writes the exit record; on disk when this returns. Only for who holds the lock.
+    pub(crate) fn write_exit(&self, exit: &TaskExit) -> io::Result<()> {
+        let mut bytes = json(exit)?;
+        // Spaces after JSON mean nothing; they keep the file within the blocks it has already.
+        bytes.resize(bytes.len().max(EXIT_RESERVE), b' ');
+        self.replace("exit.json", &bytes)
+    }
+
+    fn write(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+        self.replace(name, &json(value)?)
+    }
+
+    /// Readers see the old file or the whole new one, also after a crash.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.0.join(format!("{name}.new"));
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()?;
+        fs::rename(&temporary, self.0.join(name))?;
+        File::open(&self.0)?.sync_all()
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        match fs::read(self.0.join(name)) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    serde_json::to_vec_pretty(value).map_err(io::Error::other)
 }

@@ -12,6 +12,7 @@
 pub mod fake;
 mod layout;
 pub mod process;
+pub(crate) mod procfs;
 mod task;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 
 pub use fake::FakeRuntime;
 pub use layout::TaskDir;
+pub(crate) use layout::{Started, TaskRecord};
 pub use process::ProcessRuntime;
 pub use task::{TaskKey, TaskSpec, working_dir};
 
@@ -106,4 +108,9 @@ pub async fn ended(runtime: &dyn Runtime, task: &TaskKey) -> Option<TaskExit> {
             TaskStatus::Running { .. } | TaskStatus::Exited(_) => changes.changed().await.ok()?,
         }
     }
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> RuntimeError {
+    let what = what.into();
+    move |source| RuntimeError::Io { what, source }
 }

@@ -133,7 +133,7 @@ fn list(dir: &Path) -> io::Result<Listing> {
 
 /// The largest prefix length of at most `max` bytes that does not cut a character of `bytes`,
 /// where it is UTF-8.
-fn cut(bytes: &[u8], max: usize) -> usize {
+pub(crate) fn cut(bytes: &[u8], max: usize) -> usize {
     if bytes.len() <= max {
         return bytes.len();
     }

@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use convoke_model::Timestamp;
+
+use crate::clock;
 
 use super::{Batch, Line, MAX_LINE, Source, cut};
 
@@ -50,7 +51,7 @@ impl LineTail {
             self.partial.clear();
         }
         file.seek(SeekFrom::Start(self.offset))?;
-        let at = now();
+        let at = clock::now();
         let mut room = max_bytes;
         let mut chunk = vec![0; MAX_LINE];
         loop {
@@ -95,9 +96,4 @@ impl LineTail {
         self.next += 1;
         self.partial.clear();
     }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
