@@ -15,9 +15,9 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::collective::{Exchange, ExchangeError, UNIQUE_ID_BYTES, UniqueId};
 
-/// An agent that restarts is back within seconds; one that is not back after these has a problem
-/// that a person should see.
-const CALL: Duration = Duration::from_secs(30);
+/// An agent that restarts is back within seconds, and so is the coordinator that it asks; one that
+/// is not back after this long has a problem that a person should see.
+const CALL: Duration = Duration::from_secs(120);
 /// Between attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 

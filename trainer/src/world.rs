@@ -135,9 +135,9 @@ impl World {
             world_size: self.world_size,
             address: self.address,
             group: "world".to_owned(),
-            // The ranks of a generation are released together; the slowest host may still have a
-            // large binary or data set to page in.
-            connect_timeout: Duration::from_secs(120),
+            // The ranks of a generation are released together, but the unique id passes through the
+            // coordinator, which may be restarting, and a host may have a large data set to page in.
+            connect_timeout: Duration::from_secs(300),
             timeout,
         };
         match &self.agent {
