@@ -1,9 +1,12 @@
 //! The node's addresses, and which of them a job's data takes.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use convoke_model::NodeAddress;
+
+/// Name prefixes of interfaces that only this host's containers and machines can reach.
+const INTERNAL: [&str; 6] = ["docker", "br-", "veth", "virbr", "cni", "cali"];
 
 /// Why a data interface cannot be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,10 +18,20 @@ pub enum InterfaceError {
 }
 
 /// The host's addresses, the preferred one first: the one that `towards` (the coordinator) is
-/// reached from, unless the operator `advertise`s another.
+/// reached from, unless the operator `advertise`s another. Loopback is among them, last unless
+/// preferred. An advertised address that no interface has (behind address translation) comes with
+/// an empty interface name.
 pub fn addresses(towards: Option<SocketAddr>, advertise: Option<IpAddr>) -> io::Result<Vec<NodeAddress>> {
-    let _ = (towards, advertise);
-    Ok(Vec::new())
+    let mut found: Vec<NodeAddress> = if_addrs::get_if_addrs()?
+        .into_iter()
+        .map(|interface| NodeAddress { address: interface.ip(), interface: interface.name })
+        .filter(|a| !is_link_local(a.address) && !INTERNAL.iter().any(|i| a.interface.starts_with(i)))
+        .collect();
+    found.sort_by_key(|a| (a.address.is_loopback(), a.address.is_ipv6()));
+    if let Some(preferred) = advertise.or_else(|| towards.and_then(source_towards)) {
+        prefer(&mut found, preferred);
+    }
+    Ok(found)
 }
 
 /// The address that a job's data takes: the interface it names, else the node's preferred one.
@@ -26,6 +39,68 @@ pub fn choose<'a>(
     addresses: &'a [NodeAddress],
     wanted: Option<&str>,
 ) -> Result<&'a NodeAddress, InterfaceError> {
-    let _ = wanted;
-    addresses.first().ok_or(InterfaceError::None)
+    let Some(wanted) = wanted else { return addresses.first().ok_or(InterfaceError::None) };
+    addresses.iter().find(|a| a.interface == wanted).ok_or_else(|| {
+        let mut there: Vec<_> =
+            addresses.iter().map(|a| a.interface.as_str()).filter(|i| !i.is_empty()).collect();
+        there.dedup();
+        InterfaceError::Unknown { wanted: wanted.to_owned(), there: there.join(", ") }
+    })
+}
+
+fn prefer(addresses: &mut Vec<NodeAddress>, preferred: IpAddr) {
+    let known = addresses.iter().position(|a| a.address == preferred);
+    let first = match known {
+        Some(index) => addresses.remove(index),
+        None => NodeAddress { interface: String::new(), address: preferred },
+    };
+    addresses.insert(0, first);
+}
+
+/// The local address that the kernel's routes choose for `peer`. Nothing is sent.
+fn source_towards(peer: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = if peer.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 8], 0).into() };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(peer).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(interface: &str, address: &str) -> NodeAddress {
+        NodeAddress { interface: interface.to_owned(), address: address.parse().unwrap() }
+    }
+
+    #[test]
+    fn towards_a_coordinator_on_loopback_the_preferred_address_is_loopback() {
+        let found = addresses(Some("127.0.0.1:9".parse().unwrap()), None).unwrap();
+        assert!(found[0].address.is_loopback() && found[0].interface == "lo", "{found:?}");
+    }
+
+    #[test]
+    fn the_advertised_address_comes_first_even_if_no_interface_has_it() {
+        let advertise = "192.0.2.7".parse().unwrap();
+        let found = addresses(Some("127.0.0.1:9".parse().unwrap()), Some(advertise)).unwrap();
+        assert_eq!(found[0], NodeAddress { interface: String::new(), address: advertise });
+        assert!(found[1..].iter().any(|a| a.address.is_loopback()));
+    }
+
+    #[test]
+    fn a_job_gets_the_interface_it_names_or_the_names_there_are() {
+        let there = [node("eth0", "10.0.0.1"), node("ib0", "10.1.0.1"), node("ib0", "fd00::1")];
+        assert_eq!(choose(&there, None).unwrap().interface, "eth0");
+        assert_eq!(choose(&there, Some("ib0")).unwrap().address, there[1].address);
+        let error = choose(&there, Some("ib1")).unwrap_err().to_string();
+        assert!(error.contains("\"ib1\" does not exist") && error.contains("eth0, ib0"), "{error}");
+        assert_eq!(choose(&[], None), Err(InterfaceError::None));
+    }
 }
