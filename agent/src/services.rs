@@ -73,7 +73,10 @@ impl TaskServices {
 
     /// Resolves when every line is acknowledged or unwanted.
     pub async fn telemetry_done(mut self) {
-        while self.pushes.join_next().await.is_some() {}
+        // What never was started has no lines, and no end to wait for.
+        if self.host.runtime.status(&self.task).is_some() {
+            while self.pushes.join_next().await.is_some() {}
+        }
     }
 }
 

@@ -110,11 +110,9 @@ impl Push {
         let mut feed = Feed::open(&self.host.runtime.task_dir(&self.task), self.kind, self.cursor.next);
         let mut call = None;
         loop {
-            // Asked before reading: what an ended task wrote is all there.
-            let finished = !matches!(
-                self.host.runtime.status(&self.task),
-                Some(TaskStatus::Running { .. } | TaskStatus::Exited(_))
-            );
+            // Asked before reading: what an ended task wrote is all there. One that the runtime does
+            // not know is about to be started.
+            let finished = matches!(self.host.runtime.status(&self.task), Some(TaskStatus::Ended(_)));
             let runs = feed.read(finished).await?;
             if runs.is_empty() {
                 tokio::time::sleep(IDLE).await;

@@ -12,7 +12,7 @@ use convoke_transport::is_retryable;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::host::Host;
 
@@ -93,12 +93,7 @@ fn judged(status: &Status) -> UploadError {
         Some("STALE_GENERATION") => UploadError::Stale,
         // The session comes back, and a file that changed is hashed anew.
         Some("NO_SESSION" | "HASH_MISMATCH" | "SHORT_BODY") => UploadError::Interrupted(message),
-        Some(_)
-            if matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound) =>
-        {
-            UploadError::Refused(message)
-        }
-        _ if is_retryable(status) => UploadError::Interrupted(message),
+        Some(_) if !is_retryable(status) => UploadError::Refused(message),
         _ => UploadError::Interrupted(format!("{}: {message}", status.code())),
     }
 }
