@@ -46,6 +46,10 @@ fn run(args: &Args) -> anyhow::Result<End> {
     let ring = world.ring(args.peer_timeout()).context("finding the other ranks")?;
     let mut trainer = Trainer::<f32>::new(Box::new(ring), args.batch, args.seed);
     resume(args, &world, &mut trainer)?;
+    if world.world_size > 1 {
+        let share = trainer.sampler(digits.len()).samples_per_rank();
+        say(&format!("Rank {} of {}: {share} of {} digits", world.rank, world.world_size, digits.len()));
+    }
 
     let plan = Plan {
         epochs: args.epochs,

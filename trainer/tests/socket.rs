@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -183,29 +184,49 @@ fn without_an_agent_a_trainer_is_a_world_of_one_and_metrics_go_to_the_file() {
     assert_eq!(lines, [serde_json::json!({"step": 10, "loss": 0.5}), serde_json::json!({"step": 11})]);
 }
 
+/// Starts a gang of four processes with an order for a failure, rank by rank.
+fn gang(runtime: &tokio::runtime::Runtime, directory: &Path, order: &[&str]) -> Vec<Child> {
+    let shared = Arc::new(Shared::default());
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/mnist/data");
+    let start = |rank| {
+        let socket = serve(runtime, directory, Task { rank, world_size: 4, shared: Arc::clone(&shared) });
+        let mut command = Command::new(env!("CARGO_BIN_EXE_convoke-trainer"));
+        command.env_clear().env("CONVOKE_SOCKET", socket).arg("--data").arg(&data).args(["--batch", "4"]);
+        command.args(["--fail-rank", "2", "--fail-generation", "7"]).args(order);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    (0..4).map(start).collect()
+}
+
+/// Ends with code 4 and an error about rank 2.
+fn assert_blames_rank_2(child: Child, how: &str) {
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{stderr}");
+    assert!(stderr.contains("error: rank 2 (127.0.0.1:") && stderr.contains(how), "{stderr}");
+}
+
 #[test]
 fn when_a_rank_dies_the_others_end_with_code_4_and_name_it() {
     let directory = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let shared = Arc::new(Shared::default());
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/mnist/data");
-    let start = |rank| {
-        let task = Task { rank, world_size: 4, shared: Arc::clone(&shared) };
-        let socket = serve(&runtime, directory.path(), task);
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_convoke-trainer"));
-        command.env_clear().env("CONVOKE_SOCKET", socket).arg("--data").arg(&data).args(["--batch", "4"]);
-        command.args(["--fail-at-step", "3", "--fail-rank", "2", "--fail-generation", "7"]);
-        command.stderr(std::process::Stdio::piped()).spawn().unwrap()
-    };
-    let children: Vec<_> = (0..4).map(start).collect();
-    for (rank, child) in children.into_iter().enumerate() {
-        let output = child.wait_with_output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        if rank == 2 {
-            assert_eq!(output.status.code(), Some(3), "{stderr}");
-        } else {
-            assert_eq!(output.status.code(), Some(4), "{stderr}");
-            assert!(stderr.contains("error: rank 2 (127.0.0.1:") && stderr.contains("is gone"), "{stderr}");
-        }
+    let mut children = gang(&runtime, directory.path(), &["--fail-at-step", "3"]);
+    assert_eq!(children.remove(2).wait().unwrap().code(), Some(3));
+    for child in children {
+        assert_blames_rank_2(child, "is gone");
     }
+}
+
+#[test]
+fn when_a_rank_hangs_the_others_end_with_code_4_and_name_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let order = ["--hang-at-step", "3", "--peer-timeout", "5"];
+    let mut children = gang(&runtime, directory.path(), &order);
+    let mut hung = children.remove(2);
+    for child in children {
+        assert_blames_rank_2(child, "has not moved a byte within 5 s");
+    }
+    hung.kill().unwrap();
+    hung.wait().unwrap();
 }
