@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use convoke_core::Event;
+use convoke_core::{Denied, Event};
 use convoke_model::{CheckpointRef, CheckpointState, Shard};
 use convoke_proto::v1;
 use convoke_proto::v1::upload_checkpoint_request::Part;
@@ -72,7 +72,8 @@ async fn next(requests: &mut Requests) -> Result<Option<Part>, Status> {
     }
 }
 
-/// The answer to a shard that was stored before, the very same.
+/// The answer to a shard that was stored before, the very same; another one of the rank is refused,
+/// before it could take the stored one's place.
 async fn already_stored(
     context: &Context,
     reference: &CheckpointRef,
@@ -80,11 +81,15 @@ async fn already_stored(
 ) -> Result<Option<v1::UploadCheckpointResponse>, Status> {
     let (reference, shard) = (reference.clone(), shard.clone());
     let stored = context.owner.read(move |core, _| {
-        let checkpoint = core.checkpoint(&reference)?;
+        let Some(checkpoint) = core.checkpoint(&reference) else { return Ok(None) };
         let complete = checkpoint.state == CheckpointState::Complete;
-        checkpoint.shards.contains(&shard).then_some(v1::UploadCheckpointResponse { complete })
+        match checkpoint.shards.iter().find(|known| known.rank == shard.rank) {
+            None => Ok(None),
+            Some(known) if *known == shard => Ok(Some(v1::UploadCheckpointResponse { complete })),
+            Some(_) => Err(Denied::ShardConflict { rank: shard.rank, reference }),
+        }
     });
-    Ok(stored.await?)
+    Ok(stored.await?.map_err(Refused::Denied)?)
 }
 
 async fn keep(
