@@ -77,7 +77,7 @@ fn every_invariant_holds_in_every_life_and_every_job_comes_to_an_end() {
     let take = || seeds.get(next.fetch_add(1, Ordering::Relaxed)).copied();
     let work = || std::iter::from_fn(&take).map(|seed| (seed, live(seed, false))).collect::<Vec<_>>();
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(&work)).collect();
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         for (seed, result) in threads.into_iter().flat_map(|thread| thread.join().unwrap()) {
             match result {
                 Ok(kinds) => seen.extend(kinds),
