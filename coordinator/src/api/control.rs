@@ -99,6 +99,8 @@ impl Control {
         let mut heard = Instant::now();
         loop {
             tokio::select! {
+                // What has come counts before the clock: a slow moment here is not the agent's silence.
+                biased;
                 request = requests.message() => {
                     let Some(request) = request? else { return Ok(()) };
                     heard = Instant::now();

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::Args;
-use convoke_coordinator::{DEFAULT_LISTEN, ServeOptions, default_data_dir};
+use convoke_coordinator::{DEFAULT_LISTEN, Retention, ServeOptions, default_data_dir};
 use tracing_subscriber::EnvFilter;
 
 use super::failure::{Failure, exit};
@@ -46,6 +47,22 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = humantime::parse_duration)]
     reconnect_window: Duration,
 
+    /// Bytes of log lines kept per job; the oldest go first
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    logs_per_job: ByteSize,
+
+    /// Bytes of metrics kept per job; the oldest go first
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    metrics_per_job: ByteSize,
+
+    /// Bytes of logs and metrics kept in all; the job that was silent longest loses first
+    #[arg(long, value_name = "SIZE", default_value = "16GiB")]
+    telemetry_total: ByteSize,
+
+    /// Number of events kept in the history
+    #[arg(long, value_name = "NUMBER", default_value_t = Retention::default().events)]
+    keep_events: u64,
+
     /// End when the exclusive lock of this file is released
     #[arg(long, value_name = "FILE", hide = true)]
     lifeline: Option<PathBuf>,
@@ -62,8 +79,13 @@ impl Serve {
             insecure: self.insecure,
             lease: self.lease,
             reconnect_window: self.reconnect_window,
+            retention: Retention {
+                logs_per_job: self.logs_per_job.as_u64(),
+                metrics_per_job: self.metrics_per_job.as_u64(),
+                telemetry_total: self.telemetry_total.as_u64(),
+                events: self.keep_events,
+            },
             lifeline: self.lifeline,
-            ..ServeOptions::default()
         };
         let mut interrupts = Interrupts::listen()?;
         let shutdown = async move {

@@ -139,4 +139,6 @@ impl Ledger {
 }
 
 #[cfg(test)]
+pub(crate) mod full_disk;
+#[cfg(test)]
 mod tests;

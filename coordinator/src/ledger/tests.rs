@@ -1,10 +1,9 @@
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use convoke_model::{EventLevel, Timestamp};
-use redb::backends::FileBackend;
-use redb::{Database, StorageBackend};
+use redb::Database;
 
+use super::full_disk::open_on;
 use super::*;
 
 fn event(message: &str) -> EventRecord {
@@ -116,56 +115,12 @@ fn a_ledger_that_is_open_elsewhere_is_refused() {
     assert!(matches!(error, LedgerError::InUse { .. }), "{error}");
 }
 
-/// A disk that can be full.
-#[derive(Debug)]
-struct FullDisk {
-    file: FileBackend,
-    full: Arc<AtomicBool>,
-}
-
-impl FullDisk {
-    fn check(&self) -> io::Result<()> {
-        match self.full.load(Ordering::SeqCst) {
-            true => Err(io::ErrorKind::StorageFull.into()),
-            false => Ok(()),
-        }
-    }
-}
-
-impl StorageBackend for FullDisk {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check().and_then(|()| self.file.set_len(len))
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.check().and_then(|()| self.file.sync_data())
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check().and_then(|()| self.file.write(offset, data))
-    }
-    fn close(&self) -> io::Result<()> {
-        self.file.close()
-    }
-}
-
 #[test]
 fn a_full_disk_is_named_and_the_ledger_works_again_when_there_is_space() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ledger.redb");
     let full = Arc::new(AtomicBool::new(false));
-    let (own, flag) = (path.clone(), full.clone());
-    let opener = move || {
-        let file = std::fs::File::options().create(true).truncate(false).read(true).write(true).open(&own)?;
-        redb::Builder::new()
-            .create_with_backend(FullDisk { file: FileBackend::new(file)?, full: flag.clone() })
-    };
-    let file = LedgerFile::with_opener(&path, Box::new(opener)).unwrap();
-    let (mut ledger, _) = Ledger::open_file(file, 10).unwrap();
+    let (mut ledger, _) = open_on(&path, full.clone());
     ledger.commit(b"one", &[]).unwrap();
     full.store(true, Ordering::SeqCst);
     let error = ledger.commit(b"two", &[event("lost")]).unwrap_err();

@@ -132,3 +132,6 @@ impl Owner {
         answer.await.map_err(|_| Refused::Closed)?
     }
 }
+
+#[cfg(test)]
+mod tests;

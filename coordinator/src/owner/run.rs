@@ -37,6 +37,7 @@ struct Running {
     ledger: Ledger,
     clock: Clock,
     outlets: Outlets,
+    snapshot_every: u64,
     /// Not before this time may the next tick come.
     tick_floor: Instant,
 }
@@ -67,9 +68,16 @@ impl OwnerThread {
         }
         let newest = ledger.newest_event()?.map_or(last, |event| last.max(event.at));
         let clock = Clock::starting_at_least(newest);
-        let mut running = Running { core, ledger, clock, outlets, tick_floor: Instant::now() };
+        let (snapshot_every, tick_floor) = (SNAPSHOT_EVERY, Instant::now());
+        let mut running = Running { core, ledger, clock, outlets, snapshot_every, tick_floor };
         running.decide(Event::Started { new_cluster }).map_err(StartError::Start)?;
         Ok(Self { running })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn snapshot_every(mut self, changes: u64) -> Self {
+        self.running.snapshot_every = changes;
+        self
     }
 
     pub(crate) fn core(&self) -> &Core {
@@ -217,7 +225,7 @@ impl Running {
     }
 
     fn snapshot_if_due(&mut self) {
-        if self.ledger.failed() || self.ledger.since_snapshot() < SNAPSHOT_EVERY {
+        if self.ledger.failed() || self.ledger.since_snapshot() < self.snapshot_every {
             return;
         }
         let state = serde_json::to_vec(self.core.state()).expect("the state is plain data");
