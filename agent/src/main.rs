@@ -1,5 +1,6 @@
 //! `convoke-agent`: parse, then run the agent, or the shim of one task.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -42,7 +43,8 @@ fn main() -> ExitCode {
         return shim::main(&args);
     }
     let filter = EnvFilter::try_from_env("CONVOKE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     match run(cli.agent) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
