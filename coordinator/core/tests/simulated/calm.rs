@@ -1,12 +1,12 @@
 //! The end of every life: faults stop, agents are quick, tasks end with 0; then every job must
-//! have ended, or wait for nodes that are not there.
+//! have ended, or wait for nodes that are not there. In some lives one node never comes back.
 
 use std::time::Duration;
 
 use convoke_core::*;
 use convoke_model::*;
 
-use super::agent::Link;
+use super::agent::{Agent, Link};
 use super::faults::end_one;
 use super::world::{Violation, World};
 
@@ -18,9 +18,14 @@ impl World {
     pub(crate) fn calm_down(&mut self) -> Result<(), Violation> {
         self.calm = true;
         self.note(format_args!("calm"));
+        let dead = if self.dice.percent(30) { Some(self.some_node()) } else { None };
+        if let Some(node) = &dead {
+            self.note(format_args!("{node} is gone for ever"));
+            self.agents.get_mut(node).unwrap().link = Link::Cut;
+        }
         for _ in 0..TURNS {
-            self.turn()?;
-            if self.is_over() {
+            self.turn(dead.as_ref())?;
+            if self.is_over(dead.as_ref()) {
                 return Ok(());
             }
         }
@@ -29,9 +34,9 @@ impl World {
         Err(format!("after the faults these jobs came to no end: {}", left.join("; ")))
     }
 
-    fn turn(&mut self) -> Result<(), Violation> {
+    fn turn(&mut self, dead: Option<&NodeId>) -> Result<(), Violation> {
         let nodes: Vec<NodeId> = self.agents.keys().cloned().collect();
-        for node in nodes {
+        for node in nodes.into_iter().filter(|node| Some(node) != dead) {
             if self.agents[&node].link != Link::Open {
                 self.connect(&node)?;
             }
@@ -46,12 +51,15 @@ impl World {
     }
 
     /// Every job has ended or waits for what is not there, and all agents are as they should be.
-    fn is_over(&self) -> bool {
-        let idle = self.agents.values().all(|agent| agent.replicas.is_empty() && agent.inbox.is_empty());
+    fn is_over(&self, dead: Option<&NodeId>) -> bool {
+        let idle = |(node, agent): (&NodeId, &Agent)| {
+            Some(node) == dead || (agent.replicas.is_empty() && agent.inbox.is_empty())
+        };
         let waits_for_nodes = |job: &JobView| {
             let plan = self.core.plan(self.now, &job.spec).expect("it was accepted once");
-            job.state == JobState::Queued && plan.placement.is_err() && plan.never_fits
+            job.state == JobState::Queued && plan.placement.is_err()
         };
-        idle && self.core.jobs().iter().all(|job| job.state.is_final() || waits_for_nodes(job))
+        self.agents.iter().all(idle)
+            && self.core.jobs().iter().all(|job| job.state.is_final() || waits_for_nodes(job))
     }
 }
