@@ -24,8 +24,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A call that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    #[error("cannot start the runtime for the agent's socket: {0}")]
-    Runtime(std::io::Error),
+    #[error("cannot start the runtime for the agent's socket")]
+    Runtime(#[source] std::io::Error),
     #[error(
         "no agent answers at {}: is it running? (it sets CONVOKE_SOCKET; leave that as it is)",
         .socket.display())]

@@ -16,9 +16,9 @@ use crate::Real;
 /// Why a checkpoint could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    #[error("writing checkpoint {}: {source}: is there space, and may this user write there?", .path.display())]
+    #[error("cannot write checkpoint {}; is there space, and may this user write there?", .path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("{}: cannot be read: {source}: resume from another checkpoint", .path.display())]
+    #[error("{}: cannot be read; resume from another checkpoint", .path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("{}: not a whole safetensors file ({reason}): resume from another checkpoint", .path.display())]
     Broken { path: PathBuf, reason: String },

@@ -35,7 +35,7 @@ pub struct World {
 /// Why a rank could not join.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    #[error("joining the job: {0}")]
+    #[error("cannot join the job")]
     Agent(#[from] AgentError),
     #[error("{variable}={value} is not {expected}: the agent sets it, leave it as it is")]
     BadVariable { variable: &'static str, value: String, expected: &'static str },

@@ -28,7 +28,7 @@ pub enum ExchangeError {
     AlreadySet { group: String },
     #[error("group {group}'s id has {length} bytes, not {UNIQUE_ID_BYTES}")]
     WrongLength { group: String, length: usize },
-    #[error("{0}")]
+    #[error(transparent)]
     Agent(#[from] crate::agent::AgentError),
 }
 

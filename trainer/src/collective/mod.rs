@@ -58,13 +58,13 @@ pub enum Loss {
 /// Why the ranks did not find each other.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("cannot listen on {address}: {source}: is this node's data interface up?")]
+    #[error("cannot listen on {address}; is this node's data interface up?")]
     Listen { address: std::net::IpAddr, source: std::io::Error },
-    #[error("exchanging the unique id: {0}")]
+    #[error("cannot exchange the unique id")]
     Exchange(#[from] ExchangeError),
     #[error("the unique id is not one of this trainer's: do all ranks run the same build?")]
     ForeignId,
-    #[error("{what} at {address}: {source}: can the nodes reach each other on the data interface?")]
+    #[error("no way to {what} at {address}; can the nodes reach each other on the data interface?")]
     Network { what: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("refused by rank 0: {0}")]
     Refused(String),

@@ -23,9 +23,9 @@ pub struct Digits {
 pub enum DataError {
     #[error("{}: no {name} or {name}.gz there: pass the directory of the four MNIST files with --data", .directory.display())]
     Missing { directory: PathBuf, name: String },
-    #[error("{}: cannot be read: {source}", .file.display())]
+    #[error("{}: cannot be read", .file.display())]
     Unreadable { file: PathBuf, source: std::io::Error },
-    #[error("{}: broken gzip data ({source}): fetch the file again", .file.display())]
+    #[error("{}: broken gzip data; fetch the file again", .file.display())]
     BrokenGzip { file: PathBuf, source: std::io::Error },
     #[error(
         "{}: not an IDX file of {what}: begins with {found:#010x}, expected {expected:#010x}: \

@@ -39,13 +39,13 @@ pub enum End {
 /// Why training failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    #[error("{0}")]
+    #[error(transparent)]
     Data(#[from] DataError),
-    #[error("{0}")]
+    #[error(transparent)]
     Collective(#[from] CollectiveError),
-    #[error("{0}")]
+    #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    #[error("appending to the metrics file: {0}: is there space?")]
+    #[error("cannot append to the metrics file; is there space?")]
     Metrics(#[source] io::Error),
     #[error("the loss is {loss} at step {step}: training diverged; start again with another --seed")]
     Diverged { step: u64, loss: f64 },
