@@ -18,7 +18,7 @@ pub(crate) struct Global {
     )]
     pub(crate) coordinator: String,
 
-    /// How answers are printed
+    /// How answers are printed: tables, or JSON (a stream: one object a line)
     #[arg(
         long,
         short = 'o',
@@ -47,23 +47,23 @@ pub(crate) struct Global {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Compose {
     /// Compose file; several are merged, later ones winning [default: compose.yaml here or above]
-    #[arg(short, long = "file", value_name = "FILE")]
+    #[arg(short, long = "file", value_name = "FILE", help_heading = "Compose options")]
     pub(crate) file: Vec<PathBuf>,
 
     /// File of variables for interpolation [default: .env beside the Compose file]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Compose options")]
     pub(crate) env_file: Vec<PathBuf>,
 
     /// Name of the project [default: the file's `name`, or its directory's name]
-    #[arg(short, long, value_name = "PROJECT")]
+    #[arg(short, long, value_name = "PROJECT", help_heading = "Compose options")]
     pub(crate) project_name: Option<String>,
 
     /// Directory that relative paths mean [default: the first Compose file's]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Compose options")]
     pub(crate) project_directory: Option<PathBuf>,
 
     /// Also take services of this profile
-    #[arg(long, value_name = "PROFILE")]
+    #[arg(long, value_name = "PROFILE", help_heading = "Compose options")]
     pub(crate) profile: Vec<String>,
 }
 

@@ -19,7 +19,7 @@ Examples:
   convoke config -f compose.yaml -f compose.gpu.yaml
   convoke config -o json | jq .services")]
 pub(crate) struct Config {
-    #[command(flatten, next_help_heading = "Compose options")]
+    #[command(flatten)]
     pub(super) compose: Compose,
 
     /// Only these services [default: all]

@@ -21,7 +21,7 @@ Examples:
   convoke down
   convoke down -p mnist --grace 10s")]
 pub(crate) struct Down {
-    #[command(flatten, next_help_heading = "Compose options")]
+    #[command(flatten)]
     compose: Compose,
 
     /// From the stop signal to SIGKILL, instead of each job's own

@@ -61,7 +61,7 @@ Exit codes:
 struct Cli {
     #[command(flatten)]
     global: Global,
-    #[command(flatten, next_help_heading = "Compose options")]
+    #[command(flatten)]
     compose: Compose,
     #[command(subcommand)]
     command: Command,

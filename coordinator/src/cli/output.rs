@@ -11,11 +11,11 @@ use serde_json::Value;
 
 use super::failure::Failure;
 
+/// Tables and sentences, or one JSON document, or one JSON object a line where the answer is a stream.
+// A comment on a variant would stretch every command's help to several lines an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Tables and sentences.
     Table,
-    /// One JSON document, or one JSON object a line where the answer is a stream.
     Json,
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Up {
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
 
-    #[command(flatten, next_help_heading = "Compose options")]
+    #[command(flatten)]
     compose: Compose,
 
     /// Return once the jobs are accepted
