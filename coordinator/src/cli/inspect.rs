@@ -37,16 +37,8 @@ impl Inspect {
 /// One job by id, name or unique prefix.
 pub(crate) async fn get(link: &Link, job: &str) -> Result<v1::Job, Failure> {
     let request = v1::GetJobRequest { job: job.to_owned() };
-    let response = link.call(request, |mut c, r| async move { c.jobs.get_job(r).await }).await;
-    match response {
-        Ok(response) => {
-            response.job.ok_or_else(|| Failure::new(exit::FAILED, "COORDINATOR", "the answer names no job"))
-        }
-        Err(failure) if failure.reason == "UNKNOWN_JOB" && failure.hint.is_none() => {
-            Err(failure.hint("`convoke ps -a` lists all jobs"))
-        }
-        Err(failure) => Err(failure),
-    }
+    let response = link.call(request, |mut c, r| async move { c.jobs.get_job(r).await }).await?;
+    response.job.ok_or_else(|| Failure::new(exit::FAILED, "COORDINATOR", "the answer names no job"))
 }
 
 fn facts(job: &v1::Job) -> Result<(), Failure> {
