@@ -95,7 +95,11 @@ impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         if let Some(reason) = convoke_proto::reason(&status) {
             let failure = Self::new(exit::REFUSED, &reason, status.message());
-            return if reason == "UNKNOWN_JOB" { failure.hint("`convoke ps -a` lists all jobs") } else { failure };
+            return if reason == "UNKNOWN_JOB" {
+                failure.hint("`convoke ps -a` lists all jobs")
+            } else {
+                failure
+            };
         }
         match status.code() {
             Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition => {
