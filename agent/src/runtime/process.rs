@@ -33,7 +33,7 @@ pub struct ProcessConfig {
     pub shim: PathBuf,
     /// Passed to the shims: they and their tasks end when its lock is released.
     pub lifeline: Option<PathBuf>,
-    /// Bytes of output kept per task until they are fetched; at least 4 MiB are.
+    /// Bytes of output kept per task until it is removed; at least 16 MiB are.
     pub output_limit: u64,
 }
 

@@ -63,9 +63,9 @@ fn a_reader_resumes_at_any_number_and_small_budgets_lose_nothing() {
 
 #[test]
 fn a_flood_keeps_the_newest_lines_within_the_bound_and_shows_the_gap() {
-    let limit = 8 * 2 * super::writer::BUFFER as u64;
+    let limit = 32 * 2 * super::writer::BUFFER as u64;
     let (dir, mut writer) = spool(limit);
-    for n in 0..80_000 {
+    for n in 0..200_000 {
         writer.push(AT, Source::Stdout, format!("{n:0100}").as_bytes());
     }
     writer.finish().unwrap();
@@ -73,7 +73,7 @@ fn a_flood_keeps_the_newest_lines_within_the_bound_and_shows_the_gap() {
     assert!(on_disk <= limit + super::writer::BUFFER as u64, "{on_disk}");
     let batch = Reader::new(dir.path().to_owned(), 0).read(usize::MAX).unwrap();
     assert!(batch.lines[0].sequence > 0 && batch.ended);
-    assert_eq!(batch.lines.last().unwrap().sequence, 79_999);
+    assert_eq!(batch.lines.last().unwrap().sequence, 199_999);
     assert!(batch.lines.windows(2).all(|w| w[1].sequence == w[0].sequence + 1));
 }
 

@@ -9,8 +9,8 @@ use convoke_model::Timestamp;
 
 use super::{Line, MAX_LINE, Source, WRITING, cut, end_name, list, segment_name};
 
-/// A spool keeps this many segments at its bound: dropping one loses an eighth of what is kept.
-const SEGMENTS: u64 = 8;
+/// A spool keeps this many segments at its bound: dropping one loses little of what is kept.
+const SEGMENTS: u64 = 32;
 /// Lines are handed to the disk at the latest when this much is buffered: some reads of a pipe.
 pub(super) const BUFFER: usize = 256 * 1024;
 
@@ -90,7 +90,7 @@ impl Writer {
         }
         let written = self.write_buffer().or_else(|error| {
             // Old lines make room for new ones.
-            if self.drop_oldest() { self.write_buffer() } else { Err(error) }
+            if self.make_room() { self.write_buffer() } else { Err(error) }
         });
         if let Err(error) = written {
             self.lost = (self.lost.0 + self.buffered.1, error.to_string());
@@ -118,6 +118,14 @@ impl Writer {
         self.size = 0;
         while self.segments.len() as u64 > SEGMENTS && self.drop_oldest() {}
         Ok(())
+    }
+
+    /// Drops the oldest segment, even if that is all there is: the newest lines matter most.
+    fn make_room(&mut self) -> bool {
+        if self.segments.len() == 1 && self.size > 0 && self.roll(self.buffered.0).is_err() {
+            return false;
+        }
+        self.drop_oldest()
     }
 
     /// Never the current one; false if there is no other.

@@ -28,15 +28,16 @@ pub fn agent_binary() -> &'static Path {
 
 impl Host {
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let runtime = runtime(&dir.path().join("tasks"), None);
-        Self { dir, runtime, lifeline: None }
+        Self::at(tempfile::tempdir().unwrap(), None)
     }
 
     pub fn with_lifeline(lifeline: &Path) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let runtime = runtime(&dir.path().join("tasks"), Some(lifeline.to_owned()));
-        Self { dir, runtime, lifeline: Some(lifeline.to_owned()) }
+        Self::at(tempfile::tempdir().unwrap(), Some(lifeline.to_owned()))
+    }
+
+    pub fn at(dir: tempfile::TempDir, lifeline: Option<PathBuf>) -> Self {
+        let runtime = runtime(&dir.path().join("tasks"), lifeline.clone());
+        Self { dir, runtime, lifeline }
     }
 
     /// What a new agent on the same directory sees.
@@ -124,7 +125,7 @@ fn runtime(tasks_dir: &Path, lifeline: Option<PathBuf>) -> ProcessRuntime {
         tasks_dir: tasks_dir.to_owned(),
         shim: agent_binary().to_owned(),
         lifeline,
-        output_limit: OUTPUT_LIMIT,
+        output_limit: OUTPUT_LIMIT / 4,
     })
 }
 

@@ -26,6 +26,8 @@ struct Holds {
     stuck: BTreeSet<DeviceId>,
 }
 
+type HoldsByNode = BTreeMap<NodeId, Holds>;
+
 impl Draft<'_> {
     pub(crate) fn schedule(&mut self) {
         let mut waiting: Vec<&Job> = self
@@ -38,13 +40,17 @@ impl Draft<'_> {
         waiting.sort_by_key(|job| (std::cmp::Reverse(job.spec.priority), job.order));
         let waiting: Vec<JobId> = waiting.into_iter().map(|job| job.id.clone()).collect();
         let mut kept = Kept::new();
+        let mut holds = self.holds();
         for id in waiting {
             if let Some(reason) = self.pause(&id) {
                 self.wait(&id, reason);
                 continue;
             }
-            match self.find_place(&id, &mut kept) {
-                Ok(placement) => self.start(&id, placement),
+            match self.find_place(&id, &holds, &mut kept) {
+                Ok(placement) => {
+                    self.start(&id, placement);
+                    holds = self.holds();
+                }
                 Err(reason) => self.wait(&id, reason),
             }
         }
@@ -79,11 +85,10 @@ impl Draft<'_> {
         None
     }
 
-    fn find_place(&self, id: &JobId, kept: &mut Kept) -> Result<Placement, String> {
+    fn find_place(&self, id: &JobId, holds: &HoldsByNode, kept: &mut Kept) -> Result<Placement, String> {
         let job = self.job(id);
         let Phase::Queued(queued) = &job.run.phase else { return Err("is not queued".to_owned()) };
-        let holds = self.holds();
-        let mut candidates = self.candidates(&holds, &queued.avoid);
+        let mut candidates = self.candidates(holds, &queued.avoid);
         let all = candidates.clone();
         let kind = job.spec.devices.kind;
         let mut ahead = None;
@@ -99,7 +104,7 @@ impl Draft<'_> {
             Err(reason) => reason,
         };
         let now = place::place(&job.spec, &all);
-        let idle = self.without_passing(&holds, &all);
+        let idle = self.without_passing(holds, &all);
         if place::place(&job.spec, &idle).is_ok() {
             let usable = idle.iter().filter(|c| place::is_eligible(&job.spec, c));
             for candidate in usable {
@@ -152,24 +157,24 @@ impl Draft<'_> {
         });
     }
 
-    fn holds(&self) -> BTreeMap<&NodeId, Holds> {
-        let mut holds: BTreeMap<&NodeId, Holds> = BTreeMap::new();
+    fn holds(&self) -> HoldsByNode {
+        let mut holds = HoldsByNode::new();
         for job in self.state.jobs.values().filter(|job| job.run.phase.has_gang()) {
             let stuck = matches!(&job.run.phase, Phase::Draining(draining) if draining.overdue_told);
             for replica in job.run.gang.iter().flat_map(|gang| &gang.placement.replicas) {
-                let node = holds.entry(&replica.node).or_default();
+                let node = holds.entry(replica.node.clone()).or_default();
                 let devices = if stuck { &mut node.stuck } else { &mut node.passing };
                 devices.extend(replica.devices.iter().cloned());
             }
         }
         for node in self.state.nodes.values() {
             let devices = node.ghosts.iter().flat_map(|ghost| ghost.devices.iter().cloned());
-            holds.entry(&node.info.id).or_default().stuck.extend(devices);
+            holds.entry(node.info.id.clone()).or_default().stuck.extend(devices);
         }
         holds
     }
 
-    fn candidates<'b>(&'b self, holds: &BTreeMap<&NodeId, Holds>, avoid: &[NodeId]) -> Vec<Candidate<'b>> {
+    fn candidates<'b>(&'b self, holds: &HoldsByNode, avoid: &[NodeId]) -> Vec<Candidate<'b>> {
         let candidate = |node: &'b std::sync::Arc<crate::Node>| {
             let barred = match self.node_state(node) {
                 NodeState::Ready => None,
@@ -189,11 +194,7 @@ impl Draft<'_> {
     }
 
     /// The same nodes once every gang that will end has ended.
-    fn without_passing<'b>(
-        &self,
-        holds: &BTreeMap<&NodeId, Holds>,
-        candidates: &[Candidate<'b>],
-    ) -> Vec<Candidate<'b>> {
+    fn without_passing<'b>(&self, holds: &HoldsByNode, candidates: &[Candidate<'b>]) -> Vec<Candidate<'b>> {
         let stuck = |id| holds.get(id).map_or_else(BTreeSet::new, |h| h.stuck.clone());
         candidates.iter().cloned().map(|c| Candidate { held: stuck(&c.info.id), ..c }).collect()
     }

@@ -96,10 +96,15 @@ impl Core {
         }
         let unknown = || Denied::UnknownJob(query.chars().take(128).collect());
         let starts = |text: &str| !query.is_empty() && text.starts_with(query);
-        let mut found = jobs.iter().filter(|job| starts(job.id.as_str()) || starts(job.spec.name.as_str()));
-        let first = found.next().ok_or_else(unknown)?;
         // Several jobs of one name are one answer: the newest.
-        match found.find(|job| job.spec.name != first.spec.name || starts(job.id.as_str())) {
+        let meaning = |job: &Job| match (starts(job.spec.name.as_str()), starts(job.id.as_str())) {
+            (true, _) => Some(job.spec.name.to_string()),
+            (false, true) => Some(job.id.to_string()),
+            (false, false) => None,
+        };
+        let mut found = jobs.iter().filter_map(|job| meaning(job).map(|meaning| (job, meaning)));
+        let (first, meant) = found.next().ok_or_else(unknown)?;
+        match found.find(|(_, other)| *other != meant).map(|(job, _)| job) {
             None => Ok(first.id.clone()),
             Some(other) => Err(Denied::AmbiguousJob {
                 prefix: query.chars().take(128).collect(),

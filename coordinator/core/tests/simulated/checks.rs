@@ -17,6 +17,8 @@ pub(crate) struct Checks {
     pub(crate) started: Timestamp,
     /// Last hello of each node; later signs of life are the agents' `acknowledged`.
     pub(crate) heard: BTreeMap<NodeId, Timestamp>,
+    /// Kinds of events for people and reasons of refusals that there were.
+    pub(crate) kinds: BTreeSet<String>,
     /// Replicas that a node has reported ready.
     ready: BTreeSet<ReplicaKey>,
     /// Jobs of which a node reported every task to have ended with 0, by replica.
@@ -86,7 +88,18 @@ impl Checks {
             );
         }
         self.losses_were_silent(world, before)?;
+        self.count(decision);
         stale_work_is_refused(before, event, decision)
+    }
+
+    fn count(&mut self, decision: &Result<Decision, Denied>) {
+        match decision {
+            Ok(Decision::Changes(changes)) => {
+                self.kinds.extend(changes.events.iter().map(|e| e.kind.clone()))
+            }
+            Err(denied) => self.kinds.extend([denied.reason().to_owned()]),
+            Ok(Decision::AlreadySo(_)) => {}
+        }
     }
 
     fn remember(&mut self, event: &Event) {
@@ -219,6 +232,8 @@ fn one_generation_is_wanted(job: &Job, desired: &BTreeMap<NodeId, Vec<DesiredRep
 
 fn generations_grow_and_ends_are_final(job: &Job, before: &Before, event: &Event) -> Check {
     let Some((state, generation)) = before.jobs.get(&job.id) else { return Ok(()) };
+    let outlived = job.run.generation > *generation || !job.run.phase.has_gang();
+    ensure!(!outlived || job.unique_ids.is_empty(), "{}: unique ids outlived their generation", job.id);
     ensure!(job.run.generation >= *generation, "{}: the generation went back", job.id);
     ensure!(job.run.generation.0 <= generation.0 + 1, "{}: a generation was skipped", job.id);
     let restarted = matches!(event, Event::Restart { job: id } if *id == job.id);

@@ -31,8 +31,8 @@ impl World {
     pub(crate) fn new(seed: u64, traced: bool) -> Self {
         let mut dice = Dice::new(seed);
         let agent = |name: &str, slots| (node_id(name), Agent::new(info(name, slots)));
-        let names = ["a", "b", "c", "d"];
-        let agents = names[..2 + dice.below(3)].iter().map(|name| agent(name, dice.upto(4))).collect();
+        let names = ["a", "b", "c", "d", "e"];
+        let agents = names[..2 + dice.below(4)].iter().map(|name| agent(name, dice.upto(4))).collect();
         let core = Core::new(Config::default(), State::default());
         let (jobs, ledger) = (Vec::new(), Vec::new());
         let trace = traced.then(Vec::new);
