@@ -14,7 +14,7 @@ use host::Host;
 
 /// What runs an agent; dropping it is the agent's sudden end.
 fn agent() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts")
 }
 
 #[test]

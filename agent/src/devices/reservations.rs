@@ -54,3 +54,42 @@ impl Reservations {
         self.holders.get(device)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use convoke_model::{Generation, JobId, NodeRank};
+
+    use super::super::{CpuSlots, Devices as _};
+    use super::*;
+
+    fn replica(job: &str) -> ReplicaKey {
+        ReplicaKey { job: JobId::new(job).unwrap(), generation: Generation(2), node_rank: NodeRank(0) }
+    }
+
+    fn ids(names: &[&str]) -> Vec<DeviceId> {
+        names.iter().map(|name| DeviceId::new(name).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_device_is_in_at_most_one_replica_and_the_holder_is_named() {
+        let inventory = CpuSlots::new(3).inventory().unwrap();
+        let mut book = Reservations::default();
+        book.reserve(&replica("a"), &ids(&["cpu-0", "cpu-1"]), &inventory).unwrap();
+        book.reserve(&replica("a"), &ids(&["cpu-0", "cpu-1"]), &inventory).unwrap();
+        let error = book.reserve(&replica("b"), &ids(&["cpu-2", "cpu-1"]), &inventory).unwrap_err();
+        assert_eq!(error.to_string(), "device cpu-1 is held by job a generation 2");
+        assert_eq!(book.holder(&ids(&["cpu-2"])[0]), None, "nothing of a refused reservation stays");
+        book.release(&replica("a"));
+        book.reserve(&replica("b"), &ids(&["cpu-2", "cpu-1"]), &inventory).unwrap();
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_or_named_twice_is_refused_by_name() {
+        let inventory = CpuSlots::new(1).inventory().unwrap();
+        let mut book = Reservations::default();
+        let unknown = book.reserve(&replica("a"), &ids(&["cpu-1"]), &inventory).unwrap_err();
+        assert!(unknown.to_string().contains("device cpu-1 is not on this node"));
+        let twice = book.reserve(&replica("a"), &ids(&["cpu-0", "cpu-0"]), &inventory);
+        assert_eq!(twice, Err(ReservationError::Twice(ids(&["cpu-0"]).remove(0))));
+    }
+}
