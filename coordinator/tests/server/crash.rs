@@ -23,12 +23,17 @@ impl Drop for Process {
 }
 
 async fn start(dir: &std::path::Path) -> (Process, Channel) {
+    start_with(dir, &[]).await
+}
+
+async fn start_with(dir: &std::path::Path, more: &[&std::ffi::OsStr]) -> (Process, Channel) {
     let _ = std::fs::remove_file(dir.join("address"));
     let child = Command::new(env!("CARGO_BIN_EXE_convoke"))
         .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(dir.join("data"))
         .arg("--address-file")
         .arg(dir.join("address"))
+        .args(more)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -131,4 +136,17 @@ async fn jobs_that_were_acknowledged_survive_a_kill_9_in_the_middle_of_a_stream_
     let listed: std::collections::BTreeSet<_> = listed.into_iter().map(|job| job.id).collect();
     let lost: Vec<_> = known.iter().filter(|id| !listed.contains(*id)).collect();
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+}
+
+#[tokio::test]
+async fn a_coordinator_ends_when_the_holder_of_its_lifeline_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lifeline");
+    let holder = std::fs::File::create(&path).unwrap();
+    holder.lock().unwrap();
+    let (mut process, channel) = start_with(dir.path(), &["--lifeline".as_ref(), path.as_os_str()]).await;
+    submit(channel, "a").await;
+    assert!(process.0.try_wait().unwrap().is_none(), "it must live as long as the lock is held");
+    drop(holder);
+    eventually("its end", async || process.0.try_wait().unwrap()).await;
 }
