@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use convoke_model::{Checkpoint, CheckpointRef, CheckpointState, EventLevel, JobId, Rank, Shard, Shards};
 
 use crate::draft::Draft;
-use crate::gang::task_ranks;
+use crate::rendezvous::task_ranks;
 use crate::settle::is_current;
 use crate::{Change, Denied, Job, MAX_ENDED_JOBS, MAX_PARTIAL_CHECKPOINTS, Phase, State};
 

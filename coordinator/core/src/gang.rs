@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use convoke_model::{
-    ExitStatus, Failure, FailureClass, NodeId, NodeRank, NodeState, ObservedReplica, Peer, Rank, Rendezvous,
+    ExitStatus, Failure, FailureClass, NodeId, NodeRank, NodeState, ObservedReplica, Rank, Rendezvous,
     ReplicaPhase, ReplicaPlacement, Revision, TaskExit, TaskPhase, Timestamp,
 };
 
 use crate::draft::Draft;
+use crate::rendezvous::{meets, rendezvous};
 use crate::session::Sessions;
 use crate::{Config, Draining, Job, Phase, Release, Running, Stage, Starting, State, Then};
 
@@ -88,7 +89,7 @@ impl Draft<'_> {
 }
 
 impl Member<'_> {
-    fn phase(&self) -> Option<&ReplicaPhase> {
+    pub(crate) fn phase(&self) -> Option<&ReplicaPhase> {
         self.observed.map(|o| &o.phase)
     }
 
@@ -371,56 +372,4 @@ pub(crate) fn infrastructure(clock: &Clock, node: Option<&NodeId>, message: Stri
 
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-// === rendezvous ===
-
-/// How the ranks find each other, from what every agent holds; the error is a node that holds too
-/// little.
-fn rendezvous(job: &Job, members: &[Member<'_>]) -> Result<Rendezvous, NodeId> {
-    let mut peers = Vec::new();
-    let mut master = None;
-    for member in members {
-        let placement = member.placement;
-        let Some(ReplicaPhase::Ready { address, master_port, task_ports }) = member.phase() else {
-            return Err(placement.node.clone());
-        };
-        let tasks = placement.task_count(&job.spec);
-        if task_ports.len() < tasks as usize || *master_port == 0 || task_ports.contains(&0) {
-            return Err(placement.node.clone());
-        }
-        master.get_or_insert((*address, *master_port));
-        let ranks = task_ranks(placement, tasks);
-        peers.extend(ranks.zip(task_ports).map(|(rank, &port)| Peer {
-            node: placement.node.clone(),
-            node_rank: placement.node_rank,
-            rank,
-            address: *address,
-            port,
-        }));
-    }
-    let (master_addr, master_port) = master.expect("a gang has at least one replica");
-    let world_size = members.iter().map(|m| m.placement.local_world).sum();
-    Ok(Rendezvous { master_addr, master_port, world_size, peers })
-}
-
-/// The first rank of each task of a replica.
-pub(crate) fn task_ranks(placement: &ReplicaPlacement, tasks: u32) -> impl Iterator<Item = Rank> {
-    let first = placement.first_rank.0;
-    (0..tasks).map(move |task| Rank(first + task))
-}
-
-/// True if the ports that a ready replica holds now are those that the others were told.
-fn meets(job: &Job, member: &Member<'_>, told: &Rendezvous) -> bool {
-    let Some(ReplicaPhase::Ready { address, master_port, task_ports }) = member.phase() else {
-        return true;
-    };
-    let is_master = member.placement.node_rank == NodeRank(0);
-    if is_master && (told.master_addr, told.master_port) != (*address, *master_port) {
-        return false;
-    }
-    let mine = told.peers.iter().filter(|peer| peer.node_rank == member.placement.node_rank);
-    let told_ports: Vec<u16> = mine.map(|peer| peer.port).collect();
-    let tasks = member.placement.task_count(&job.spec) as usize;
-    task_ports.get(..tasks) == Some(&told_ports[..])
 }

@@ -42,6 +42,7 @@ mod nodes;
 mod phase;
 mod place;
 mod queue;
+mod rendezvous;
 mod session;
 mod settle;
 mod state;

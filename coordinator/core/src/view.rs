@@ -8,7 +8,7 @@ use convoke_model::{
     ReplicaGoal, ReplicaPlacement, TaskPhase, Timestamp,
 };
 
-use crate::gang::task_ranks;
+use crate::rendezvous::task_ranks;
 use crate::settle::is_current;
 use crate::{Core, Denied, FailedGeneration, Job, Node, Phase, Stage, UniqueId, checkpoints};
 

@@ -46,6 +46,9 @@ impl World {
             for _ in 0..2 {
                 self.step(&node)?;
             }
+            if self.dice.percent(10) {
+                self.repeat(&node)?;
+            }
         }
         self.pass(Duration::from_secs(3))
     }

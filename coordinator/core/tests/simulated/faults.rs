@@ -112,7 +112,11 @@ impl World {
     /// A message of the same session once more, or out of order.
     pub(crate) fn late_message(&mut self) -> Done {
         let node = self.some_node();
-        let agent = &self.agents[&node];
+        self.repeat(&node)
+    }
+
+    pub(crate) fn repeat(&mut self, node: &NodeId) -> Done {
+        let agent = &self.agents[node];
         // Mostly one of the last few: those before them differ from what is known in any case.
         let few = agent.sent.len().saturating_sub(if self.dice.percent(70) { 3 } else { 1_000 });
         let Some(observed) = self.dice.pick(&agent.sent[few..]).cloned() else { return Ok(()) };
