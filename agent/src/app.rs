@@ -87,6 +87,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         conditions: host.conditions.clone(),
         observed: reconciler.observed(),
         inbox,
+        said: String::new(),
     };
     let reconciling = tokio::spawn(reconciler.run(desired, shutdown.clone()));
     let ended = session.run(shutdown).await;

@@ -2,9 +2,8 @@
 //! state directory, and the way to the coordinator.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use convoke_model::{Device, NodeAddress, NodeId, Timestamp};
+use convoke_model::{Device, NodeAddress, NodeId};
 
 use crate::conditions::Conditions;
 use crate::devices::{Devices, Reservations};
@@ -39,10 +38,4 @@ impl Host {
     pub fn ports(&self) -> MutexGuard<'_, Ports> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The time now.
-pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -21,7 +21,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
 
 use crate::accept::{Stamp, accept};
-use crate::host::{Host, now};
+use crate::clock::now;
+use crate::host::Host;
 use crate::ledger::{self, LedgerError, Record};
 use crate::plan::plan;
 use crate::ports::HeldPort;

@@ -34,6 +34,9 @@ pub struct Session {
     pub observed: watch::Receiver<ObservedState>,
     /// To the reconciler. It is never long in taking one.
     pub inbox: mpsc::Sender<Incoming>,
+    /// What was logged of the failures since the last connection: an outage of an hour is one line,
+    /// not thousands.
+    pub said: String,
 }
 
 /// Why the agent cannot belong to this coordinator.
@@ -69,17 +72,15 @@ impl Session {
     /// Runs until `shutdown` begins, or until the coordinator refuses this agent for good.
     pub async fn run(mut self, mut shutdown: Shutdown) -> Result<(), Fatal> {
         let mut backoff = Backoff::default();
-        let mut said = String::new();
         while !shutdown.has_begun() {
             let lost = self.connection(&mut shutdown, &mut backoff).await;
             if matches!(lost, Lost::Ending) {
                 break;
             }
             let message = lost.to_string();
-            // Only when it changes: an outage of an hour is one line, not thousands.
-            if message != said {
+            if message != self.said {
                 self.say(&lost);
-                said = message;
+                self.said = message;
             }
             let slowly = match lost {
                 Lost::Fatal(fatal) if !self.has_live_tasks() => return Err(fatal),

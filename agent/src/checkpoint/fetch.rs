@@ -184,9 +184,9 @@ impl Receiving {
     }
 }
 
-/// Deletes every fetched checkpoint that is not in `used`. What cannot be deleted is tried again
-/// the next time.
-pub fn collect(home: &Home, used: &[&CheckpointRef]) {
+/// Deletes every fetched checkpoint that is not in `used`. Blocking. What cannot be deleted is tried
+/// again the next time; what is being fetched meanwhile is fetched once more.
+pub fn collect(home: &Home, used: &[CheckpointRef]) {
     let kept: Vec<PathBuf> = used.iter().map(|reference| home.resume_checkpoint_dir(reference)).collect();
     let directories = |path: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(path).into_iter().flatten();

@@ -124,7 +124,7 @@ impl Watcher {
             let ended = *self.ended.borrow();
             for step in self.pending() {
                 let outcome = self.store(step).await;
-                self.settle(step, outcome);
+                self.settle(step, outcome).await;
             }
             if ended {
                 self.progress.send_modify(|p| p.drained = true);
@@ -200,12 +200,12 @@ impl Watcher {
         upload(&self.host, &reference, Shard { rank: self.task.rank, files }, &directory).await
     }
 
-    fn settle(&self, step: Step, outcome: Outcome) {
+    async fn settle(&self, step: Step, outcome: Outcome) {
         self.progress.send_modify(|p| {
             p.settled.insert(step, outcome);
         });
         self.write();
-        self.prune();
+        self.prune().await;
     }
 
     fn write(&self) {
@@ -216,13 +216,13 @@ impl Watcher {
     }
 
     /// Deletes stored steps beyond those to keep, oldest first.
-    fn prune(&self) {
+    async fn prune(&self) {
         let Some(keep) = self.keep else { return };
         let progress = self.progress.borrow().settled.clone();
         let stored = progress.iter().rev().filter(|(_, o)| matches!(o, Outcome::Stored { .. }));
         for (step, _) in stored.skip(keep) {
             let directory = self.directory.join(step_name(*step));
-            if let Err(error) = std::fs::remove_dir_all(&directory)
+            if let Err(error) = tokio::fs::remove_dir_all(&directory).await
                 && error.kind() != std::io::ErrorKind::NotFound
             {
                 warn!("{} cannot be deleted: {error}", directory.display());

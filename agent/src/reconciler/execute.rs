@@ -7,7 +7,8 @@ use tokio::task::JoinError;
 use tracing::{error, info};
 
 use super::{Done, Reconciler, Slot, ledger_failed};
-use crate::host::{Host, now};
+use crate::clock::now;
+use crate::host::Host;
 use crate::ledger;
 use crate::plan::Action;
 use crate::replica::Stage;
@@ -132,8 +133,9 @@ impl Reconciler {
     /// Deletes fetched checkpoints that no replica starts from any more.
     fn collect_resume_checkpoints(&self) {
         let used: Vec<_> =
-            self.slots.values().filter_map(|s| s.replica.desired.resume_from.as_ref()).collect();
-        crate::checkpoint::collect(&self.host.home, &used);
+            self.slots.values().filter_map(|s| s.replica.desired.resume_from.clone()).collect();
+        let host = self.host.clone();
+        tokio::task::spawn_blocking(move || crate::checkpoint::collect(&host.home, &used));
     }
 }
 

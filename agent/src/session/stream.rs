@@ -47,6 +47,7 @@ impl Session {
             Err(lost) => return lost,
         };
         backoff.reset();
+        self.said.clear();
         info!(coordinator = self.url, node = %self.info.id, "connected");
         match self.converse(&outbox, &mut inbound, &terms, shutdown).await {
             Ok(()) => Lost::Ending,

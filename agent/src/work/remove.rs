@@ -1,6 +1,5 @@
 //! Forgetting a replica: its telemetry is seen off, then its tasks and files go.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -38,13 +37,13 @@ async fn remove_files(host: &Host, key: &ReplicaKey, tasks: &[TaskKey]) -> Resul
             Ok(()) | Err(RuntimeError::Unknown(_)) => {}
             Err(error) => return Err(format!("task {task} cannot be removed: {error}")),
         }
-        remove_dir(&host.home.socket_dir(key, task.rank))?;
+        remove_dir(&host.home.socket_dir(key, task.rank)).await?;
     }
-    remove_dir(&host.home.replica_dir(key))
+    remove_dir(&host.home.replica_dir(key)).await
 }
 
-fn remove_dir(path: &Path) -> Result<(), String> {
-    match fs::remove_dir_all(path) {
+async fn remove_dir(path: &Path) -> Result<(), String> {
+    match tokio::fs::remove_dir_all(path).await {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(format!("{} cannot be removed: {error}", path.display()))
         }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use convoke_model::{DesiredReplica, ExitStatus, Rank, Rendezvous, Shards, TaskExit};
 use tracing::{info, warn};
 
+use crate::clock::now;
 use crate::env::{Facts, task_environment};
 use crate::home::socket_in;
-use crate::host::{Host, now};
+use crate::host::Host;
 use crate::interfaces;
 use crate::replica::task_ranks;
 use crate::runtime::{RuntimeError, TaskKey, TaskSpec, working_dir};
@@ -50,6 +51,8 @@ async fn start_one(host: &Host, start: &Start, rank: Rank) -> Result<(), TaskExi
         Ok(Err(error)) => Err(failed(ExitStatus::Unknown, with_sources(&error))),
         Err(_) if host.runtime.status(&key).is_some() => Ok(()),
         Err(_) => {
+            // What may still come of it must not outlive the report that nothing did.
+            let _ = host.runtime.stop(&key, Duration::ZERO).await;
             let message = format!("task {key} did not start within {} s", START_TIMEOUT.as_secs());
             Err(failed(ExitStatus::Unknown, message))
         }
