@@ -82,7 +82,7 @@ async fn a_task_has_only_the_environment_it_was_given_and_its_directory() {
 #[tokio::test]
 async fn stop_is_the_stop_signal_first() {
     let host = Host::new();
-    let task = host.start(0, "trap 'echo bye; exit 5' TERM; sleep 5000 & echo ready; wait").await;
+    let task = host.start(0, "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.02; done").await;
     host.until_line(&task, "ready").await;
     host.runtime.stop(&task, LONG).await.unwrap();
     let exit = host.ended(&task).await;
