@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use convoke_proto::v1;
+use convoke_proto::{reason, v1};
 use convoke_transport::{Backoff, is_retryable};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -92,7 +92,10 @@ impl Push {
             let before = self.cursor;
             let Err(interrupted) = self.push().await else { continue };
             match &interrupted {
-                Interrupted::Status(status) if !is_retryable(status) => {
+                // A session that is about to be opened is no news either.
+                Interrupted::Status(status)
+                    if !is_retryable(status) && reason(status).as_deref() != Some("NO_SESSION") =>
+                {
                     warn!(task = %self.task, "lines were refused, trying again: {interrupted}");
                 }
                 Interrupted::Read(_) => warn!(task = %self.task, "{interrupted}, trying again"),

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use convoke_model::{CheckpointRef, Shard, Step};
 use convoke_transport::Backoff;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::shard::{self, step_name};
 use super::upload::{UploadError, upload};
@@ -24,6 +24,10 @@ use crate::runtime::TaskKey;
 /// How often the directory is looked at. A rename makes a step visible whole, so nothing is missed
 /// between looks.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// An upload that fails for longer is a condition of the node, which placement then avoids; a
+/// coordinator that restarts is not.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What became of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,7 +164,7 @@ impl Watcher {
 
     /// Tries until the step is settled.
     async fn store(&self, step: Step) -> Outcome {
-        let mut backoff = Backoff::default();
+        let (mut backoff, began) = (Backoff::default(), Instant::now());
         let about = self.task.to_string();
         loop {
             match self.try_store(step).await {
@@ -168,6 +172,9 @@ impl Watcher {
                     info!(task = %self.task, %step, "checkpoint stored");
                     self.host.conditions.clear("CheckpointUpload", &about);
                     return Outcome::Stored { complete };
+                }
+                Err(UploadError::Interrupted(problem)) if began.elapsed() < PATIENCE => {
+                    debug!(task = %self.task, %step, "upload interrupted: {problem}");
                 }
                 Err(UploadError::Interrupted(problem)) => self.host.conditions.raise(
                     "CheckpointUpload",

@@ -29,6 +29,9 @@ pub async fn remove(host: &Host, key: &ReplicaKey, tasks: &[TaskKey], services: 
         tokio::time::sleep(RETRY).await;
     }
     host.conditions.forget(&about(key));
+    for task in tasks {
+        host.conditions.forget(&task.to_string());
+    }
 }
 
 async fn remove_files(host: &Host, key: &ReplicaKey, tasks: &[TaskKey]) -> Result<(), String> {
