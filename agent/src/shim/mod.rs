@@ -18,6 +18,7 @@ mod output;
 mod own;
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -59,6 +60,7 @@ fn answer(line: &str) {
 fn detach(args: &Args) -> anyhow::Result<()> {
     // Fails only for the leader of a process group: then a shell's job control already did it.
     rustix::process::setsid().ok();
+    close_on_exec()?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("shim").arg("--detached").arg("--dir").arg(&args.dir);
     if let Some(lifeline) = &args.lifeline {
@@ -71,6 +73,20 @@ fn detach(args: &Args) -> anyhow::Result<()> {
     }
     anyhow::ensure!(!line.is_empty(), "it ended without an answer; see {}/shim.log", args.dir.display());
     answer(line.trim_end());
+    Ok(())
+}
+
+/// Whatever the agent's own starter left open is not for the task: somebody may wait for its end.
+fn close_on_exec() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if fd > 2 {
+            // SAFETY: the descriptor is open, being listed; it is only marked. The one that lists
+            // is closed after this loop.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
+        }
+    }
     Ok(())
 }
 
