@@ -7,6 +7,7 @@ use anstyle::Style;
 use clap::ValueEnum;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Row, Table};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::failure::Failure;
@@ -44,8 +45,9 @@ pub(crate) fn document(value: &Value) -> Result<(), Failure> {
 }
 
 /// One object of a stream on stdout, always on one line.
-pub(crate) fn record(value: &Value) -> Result<(), Failure> {
-    writeln!(io::stdout().lock(), "{value}")?;
+pub(crate) fn record(value: &impl Serialize) -> Result<(), Failure> {
+    let line = serde_json::to_string(value).map_err(io::Error::from)?;
+    writeln!(io::stdout().lock(), "{line}")?;
     Ok(())
 }
 

@@ -90,10 +90,10 @@ impl Up {
     }
 
     fn specs(&self, jobs: Vec<convoke_model::JobSpec>) -> Result<Vec<v1::JobSpec>, Failure> {
-        let services: Vec<_> = jobs.iter().map(|job| job.service.clone()).collect();
-        if let Some((flag, [_, _, ..])) = self.name.as_ref().map(|_| ("--name", services.as_slice())) {
+        if self.name.is_some() && jobs.len() > 1 {
+            let services: Vec<_> = jobs.iter().map(|job| job.service.as_str()).collect();
             return Err(Failure::usage(format!(
-                "{flag} is for one job, and the file has {}",
+                "--name is for one job, and the file has {}",
                 services.join(", ")
             ))
             .hint("name the service: convoke up SERVICE --name NAME"));

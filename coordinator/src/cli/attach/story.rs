@@ -28,6 +28,8 @@ pub(crate) fn changes(before: Option<&v1::Job>, now: &v1::Job) -> Vec<String> {
                 text::count(now.world_size as usize, "rank")
             ));
         }
+        // The failure that it stops for has just been told.
+        v1::JobState::Stopping if now.last_failure.as_ref().is_some_and(|f| f.message == now.reason) => {}
         v1::JobState::Stopping if now.reason.is_empty() => {
             told.push(format!("generation {generation} stops"))
         }
@@ -80,6 +82,16 @@ mod tests {
         assert_eq!(told[0], "generation 1 failed: rank 2 was killed");
         assert!(told[1].starts_with("generation 2 starts") && told[1].ends_with("checkpoint at step 63"));
         assert!(changes(Some(&now), &now).is_empty());
+    }
+
+    #[test]
+    fn a_gang_that_stops_for_a_failure_tells_it_once() {
+        let message = "rank 2 was killed".to_owned();
+        let mut now = job(v1::JobState::Stopping, 1);
+        now.reason.clone_from(&message);
+        now.last_failure = Some(v1::Failure { message, generation: 1, ..Default::default() });
+        let before = job(v1::JobState::Running, 1);
+        assert_eq!(changes(Some(&before), &now), ["generation 1 failed: rank 2 was killed"]);
     }
 
     #[test]

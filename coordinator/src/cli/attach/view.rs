@@ -112,7 +112,11 @@ impl View {
             bar.set_length(total);
         }
         bar.set_position(record.step);
-        bar.set_message(message(record));
+        let message = message(record);
+        // A record without a loss (an evaluation's, say) leaves the last one standing.
+        if !message.is_empty() {
+            bar.set_message(message);
+        }
     }
 }
 

@@ -204,7 +204,7 @@ fn kill(screen: &Screen, job: &v1::Job, rank: u32) -> bool {
 
 fn tell(context: &Context, summary: &Summary) -> Result<(), Failure> {
     if context.format.is_json() {
-        output::record(&summary.json())?;
+        output::record(&summary.line())?;
     } else {
         summary.print()?;
     }
