@@ -1,0 +1,16 @@
+//! The whole system's stories: real processes on loopback, a module per story.
+
+mod agent_restarts;
+mod bad_starts;
+mod both_restart;
+mod cli;
+mod coordinator_restarts;
+mod discovery;
+mod failures;
+mod gang;
+mod lost_nodes;
+mod protocol;
+mod queue;
+mod stops;
+mod submits;
+mod uploads;
