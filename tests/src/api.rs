@@ -1,5 +1,7 @@
 //! What stories ask of the coordinator, through its public API.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use convoke_proto::v1;
 use convoke_proto::v1::checkpoint_service_client::CheckpointServiceClient;
 use convoke_proto::v1::cluster_service_client::ClusterServiceClient;
@@ -31,9 +33,9 @@ impl LocalCluster {
 
     /// Submits under a key of its own.
     pub async fn try_submit(&self, job: &Job) -> Result<v1::Job, Status> {
-        let spec = job.spec();
-        let idempotency_key = format!("key-of-{}", spec.name);
-        let request = v1::SubmitJobRequest { idempotency_key, spec: Some(spec), ..Default::default() };
+        static SUBMITS: AtomicU64 = AtomicU64::new(1);
+        let idempotency_key = format!("submit-{}", SUBMITS.fetch_add(1, Ordering::Relaxed));
+        let request = v1::SubmitJobRequest { idempotency_key, spec: Some(job.spec()), ..Default::default() };
         Ok(self.jobs().submit_job(request).await?.into_inner().job.expect("an accepted job"))
     }
 

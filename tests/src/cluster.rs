@@ -155,8 +155,13 @@ impl LocalCluster {
 
     /// An agent of a name and a state directory of the story's choice; the story ends it.
     pub fn extra_agent(&self, node: &str, state_dir: &str, slots: u32) -> Process {
+        self.agent_of(&self.url(), node, state_dir, slots)
+    }
+
+    /// The same, of a coordinator of the story's choice.
+    pub fn agent_of(&self, coordinator: &str, node: &str, state_dir: &str, slots: u32) -> Process {
         let args = [
-            format!("--coordinator={}", self.url()),
+            format!("--coordinator={coordinator}"),
             format!("--node={node}"),
             format!("--state-dir={}", self.directory().join(state_dir).display()),
             format!("--cpu-slots={slots}"),

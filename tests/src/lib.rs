@@ -14,6 +14,7 @@ pub mod logs;
 pub mod process;
 pub mod procfs;
 mod scripted;
+mod scripted_coordinator;
 mod spec;
 mod wait;
 
@@ -22,6 +23,7 @@ pub use cli::{Cli, Finished, RunningCli};
 pub use cluster::{ClusterOptions, LocalCluster};
 pub use gate::Gate;
 pub use scripted::{ScriptedAgent, hello};
+pub use scripted_coordinator::{AgentSession, ScriptedCoordinator};
 pub use spec::{Job, checkpoint, sh};
 pub use wait::{DEADLINE, eventually};
 

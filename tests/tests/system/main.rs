@@ -5,6 +5,7 @@ mod bad_starts;
 mod both_restart;
 mod cli;
 mod coordinator_restarts;
+mod desired_states;
 mod discovery;
 mod failures;
 mod gang;

@@ -9,6 +9,7 @@ async fn a_node_name_that_a_living_agent_holds_is_refused_to_another_one() {
     let cluster = LocalCluster::start(&[1]).await;
     let taken = ScriptedAgent::connect(&cluster, hello("node-0", "another", 1)).await.unwrap_err();
     assert_eq!((taken.code(), reason(&taken).as_str()), (Code::AlreadyExists, "NODE_TAKEN"));
+    cluster.announce("impostor", "held by another agent");
     let mut second = cluster.extra_agent("node-0", "impostor", 1);
     let said = async || second.log().contains("held by another agent").then_some(());
     eventually("the second agent says that its name is taken", said).await;
