@@ -141,8 +141,11 @@ impl LocalCluster {
         self.coordinator = Some(process);
     }
 
-    /// SIGKILL.
+    /// SIGKILL. The agents may say that they miss it.
     pub fn kill_coordinator(&mut self) {
+        for agent in 0..self.agents.len() {
+            self.announce(&Self::node(agent), "running tasks go on, trying again");
+        }
         self.coordinator.take().expect("the coordinator runs").kill9();
     }
 

@@ -24,11 +24,18 @@ async fn a_missing_program_fails_the_job_with_127_and_its_name() {
 
 #[tokio::test]
 async fn a_program_that_is_not_executable_fails_the_job_with_126() {
-    fails_with(Job::new("not-executable", ["/etc/hostname"]), 126, &["/etc/hostname"]).await;
+    fails_with(Job::new("not-executable", ["/etc/passwd"]), 126, &["/etc/passwd"]).await;
 }
 
 #[tokio::test]
-async fn a_missing_working_directory_fails_the_job_by_its_name() {
+async fn a_missing_working_directory_fails_the_job_by_its_name_and_node() {
+    let cluster = LocalCluster::start(&[1]).await;
     let there = |spec: &mut v1::JobSpec| spec.working_dir = Some("/no/such/directory".to_owned());
-    fails_with(sh("nowhere", "true").with(there), 126, &["/no/such/directory"]).await;
+    let id = cluster.submit(&sh("nowhere", "true").with(there)).await;
+    let job = cluster.wait_state(&id, v1::JobState::Failed).await;
+    assert_eq!(job.generation, 1, "it was tried again");
+    for word in ["/no/such/directory", "node-0"] {
+        assert!(job.reason.contains(word), "\"{}\" does not say \"{word}\"", job.reason);
+    }
+    cluster.finish().await;
 }

@@ -41,24 +41,27 @@ async fn every_command_speaks_json_to_programs_and_plainly_to_people() {
     };
     assert_eq!(json(&["ps", "-a"]).await.json()["jobs"][0]["id"], id);
     assert_eq!(json(&["ps"]).await.json()["jobs"].as_array().map(Vec::len), Some(0));
-    assert_eq!(json(&["inspect", "train"]).await.json()["world_size"], 2);
+    assert_eq!(json(&["inspect", "story-train"]).await.json()["world_size"], 2);
     assert_eq!(json(&["nodes"]).await.json()["nodes"][1]["info"]["id"], "node-1");
-    assert_eq!(json(&["wait", "train"]).await.json()["jobs"][0]["state"], "succeeded");
-    assert_eq!(json(&["stop", "train"]).await.json()["jobs"][0]["state"], "succeeded");
-    assert_eq!(json(&["checkpoint", "ls", "train"]).await.json()["checkpoints"][0]["state"], "complete");
-    assert_eq!(json(&["checkpoint", "pull", "train", "got"]).await.json()["checkpoint"]["bytes"], 2);
+    assert_eq!(json(&["wait", "story-train"]).await.json()["jobs"][0]["state"], "succeeded");
+    assert_eq!(json(&["stop", "story-train"]).await.json()["jobs"][0]["state"], "succeeded");
+    assert_eq!(
+        json(&["checkpoint", "ls", "story-train"]).await.json()["checkpoints"][0]["state"],
+        "complete"
+    );
+    assert_eq!(json(&["checkpoint", "pull", "story-train", "got"]).await.json()["checkpoint"]["bytes"], 2);
     assert_eq!(fs::read_to_string(cluster.directory().join("got/weights")).expect("it was pulled"), "w\n");
     assert_eq!(json(&["up", "--dry-run"]).await.json()["plans"][0]["plan"]["world_size"], 2);
     assert!(json(&["config"]).await.json()["services"]["train"].is_object());
     json(&["down"]).await.json();
-    let logs = json(&["logs", "train", "--rank", "1"]).await.json_lines();
+    let logs = json(&["logs", "story-train", "--rank", "1"]).await.json_lines();
     assert_eq!(logs[0]["text"], "hello from rank 1");
     assert!(logs.iter().all(|line| line["rank"] == 1 && line["node"] == "node-1"));
-    assert_eq!(json(&["metrics", "train"]).await.json_lines()[0]["values"]["loss"], 0.5);
+    assert_eq!(json(&["metrics", "story-train"]).await.json_lines()[0]["values"]["loss"], 0.5);
     let events = json(&["events"]).await.json_lines();
     assert!(events.iter().any(|event| event["kind"] == "JobSucceeded" && event["job_id"] == id));
-    assert_eq!(json(&["restart", "train"]).await.json()["jobs"][0]["id"], id);
-    json(&["wait", "train"]).await;
+    assert_eq!(json(&["restart", "story-train"]).await.json()["jobs"][0]["id"], id);
+    json(&["wait", "story-train"]).await;
     cluster.finish().await;
 }
 
@@ -76,15 +79,15 @@ async fn people_get_tables_and_sentences() {
     };
     says(&["up", "--dry-run"], &["2 ranks on 2 nodes", "node-0", "node-1"]).await;
     says(&["up"], &["hello from rank 0", "hello from rank 1", "node-1", "succeeded"]).await;
-    says(&["ps", "-a"], &["NAME", "train", "succeeded"]).await;
+    says(&["ps", "-a"], &["NAME", "story-train", "succeeded"]).await;
     says(&["ps"], &["no jobs"]).await;
-    says(&["inspect", "train"], &["State", "succeeded", "node-0", "exit code 0"]).await;
+    says(&["inspect", "story-train"], &["State", "succeeded", "node-0", "exit code 0"]).await;
     says(&["nodes"], &["NAME", "node-0", "ready", "0/1 cpu slots"]).await;
-    says(&["logs", "train"], &["hello from rank 0", "hello from rank 1"]).await;
-    says(&["logs", "train", "-f", "--tail", "1", "--rank", "0"], &["loss"]).await;
-    says(&["metrics", "train"], &["loss", "0.5"]).await;
-    says(&["checkpoint", "ls", "train"], &["STEP", "complete"]).await;
-    says(&["events", "--job", "train"], &["JobSubmitted", "JobSucceeded"]).await;
+    says(&["logs", "story-train"], &["hello from rank 0", "hello from rank 1"]).await;
+    says(&["logs", "story-train", "-f", "--tail", "1", "--rank", "0"], &["loss"]).await;
+    says(&["metrics", "story-train"], &["LOSS", "0.5"]).await;
+    says(&["checkpoint", "ls", "story-train"], &["STEP", "complete"]).await;
+    says(&["events", "--job", "story-train"], &["JobSubmitted", "JobSucceeded"]).await;
     says(&["config"], &["services:", "train:"]).await;
     says(&["down"], &["no running jobs"]).await;
     cluster.finish().await;
@@ -98,7 +101,7 @@ async fn up_and_wait_end_with_the_failed_tasks_code() {
     for word in ["rank 1", "node-1", "3"] {
         assert!(up.stderr.contains(word), "no \"{word}\" in:\n{}", up.stderr);
     }
-    let wait = cluster.cli(&["wait", "train", "-o", "json"]).run().await.expect_code(3);
+    let wait = cluster.cli(&["wait", "story-train", "-o", "json"]).run().await.expect_code(3);
     assert_eq!(wait.json_error()["reason"], "JOB_FAILED");
     cluster.finish().await;
 }
@@ -112,7 +115,7 @@ async fn ctrl_c_in_an_attached_up_stops_the_job() {
     up.signal(Signal::INT);
     let done = up.end().await.expect_code(130);
     assert!(done.stdout.contains("stopping rank"), "{}", done.stdout);
-    let job = cluster.job("train").await;
+    let job = cluster.job("story-train").await;
     assert_eq!(job.state(), v1::JobState::Stopped);
     assert_eq!(procfs::of_job(&job.id), []);
     cluster.finish().await;
@@ -125,9 +128,9 @@ async fn a_detached_job_is_found_followed_and_brought_down() {
     let up = cluster.cli(&["up", "-d", "-o", "json"]).run().await.expect_code(0);
     let id = up.json()["jobs"][0]["id"].as_str().expect("an id").to_owned();
     cluster.wait_state(&id, v1::JobState::Running).await;
-    let timeout = cluster.cli(&["wait", "train", "--timeout", "50ms", "-o", "json"]).run().await;
+    let timeout = cluster.cli(&["wait", "story-train", "--timeout", "50ms", "-o", "json"]).run().await;
     assert_eq!(timeout.expect_code(124).json_error()["reason"], "TIMEOUT");
-    let mut logs = cluster.cli(&["logs", "-f", "train"]).start();
+    let mut logs = cluster.cli(&["logs", "-f", "story-train"]).start();
     logs.line("ready").await;
     let mut events = cluster.cli(&["events", "-f"]).start();
     events.line("JobRunning").await;

@@ -8,8 +8,8 @@ use convoke_tests::{LocalCluster, checkpoint, procfs, sh};
 async fn a_stopped_task_gets_sigterm_first_and_may_save_within_its_grace() {
     let cluster = LocalCluster::start(&[1, 1]).await;
     let script = format!(
-        r#"trap 'echo "saving rank $RANK"; if [ $RANK = 0 ]; then {}; fi; exit 0' TERM
-        sleep 600 & echo ready; wait"#,
+        r#"save() {{ echo "saving rank $RANK"; if [ $RANK = 0 ]; then {}; fi; exit 0; }}
+        trap save TERM; sleep 600 & echo ready; wait"#,
         checkpoint(9, "last words")
     );
     let id = cluster.submit(&sh("polite", &script).gang(2, 1)).await;
