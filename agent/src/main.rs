@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("CONVOKE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    match run(cli.agent) {
+    match in_runtime(cli.agent) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("convoke-agent: {error:#}");
@@ -54,7 +54,15 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
+fn in_runtime(options: AgentOptions) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let ended = runtime.block_on(run(options));
+    // What is still under way ends with the process, as in a crash, which all of it survives. Taken
+    // down one by one, the parts would report each other's end as failures.
+    std::mem::forget(runtime);
+    ended
+}
+
 async fn run(options: AgentOptions) -> anyhow::Result<()> {
     if let Some(lifeline) = options.lifeline.clone() {
         app::hold_lifeline(lifeline);
