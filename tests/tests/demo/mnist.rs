@@ -69,12 +69,12 @@ async fn the_example_trains_through_up_and_reports_what_it_does() {
     let shorter = shorter.display().to_string();
     let up = cluster.cli(&["-f", &example, "-f", &shorter, "up"]).run().await.expect_code(0);
     assert!(up.stdout.contains("Epoch 1/1, Loss: "), "{}", up.stdout);
-    let job = cluster.job("train").await;
+    let job = cluster.job("mnist-train").await;
     assert_eq!((job.world_size, job.replicas.len()), (4, 2));
-    let metrics = cluster.metrics("train").await;
+    let metrics = cluster.metrics("mnist-train").await;
     assert!(metrics.iter().any(|m| m.values.contains_key("test_accuracy")));
     assert!(metrics.iter().any(|m| m.values.contains_key("samples_per_second")));
-    let checkpoints = cluster.checkpoints("train").await;
+    let checkpoints = cluster.checkpoints("mnist-train").await;
     assert!(
         checkpoints.iter().all(|c| c.state() == v1::CheckpointState::Complete) && !checkpoints.is_empty()
     );

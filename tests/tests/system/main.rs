@@ -9,6 +9,7 @@ mod desired_states;
 mod discovery;
 mod failures;
 mod gang;
+mod lines;
 mod lost_nodes;
 mod protocol;
 mod queue;
