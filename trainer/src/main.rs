@@ -3,6 +3,7 @@
 mod args;
 mod signal;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use convoke_trainer::{World, join};
 use crate::args::Args;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours).with_target(false).init();
     match run(&Args::parse()) {
         Ok(End::Finished) => ExitCode::SUCCESS,
         Ok(End::Stopped) => ExitCode::from(signal::STOPPED),
