@@ -2,8 +2,9 @@
 //! telemetry, one for checkpoint bytes, so that no kind of traffic delays another.
 
 use convoke_model::{AgentInstance, NodeId};
+use convoke_proto::reason;
 use convoke_proto::v1::agent_service_client::AgentServiceClient;
-use convoke_transport::{ConnectError, MAX_MESSAGE_BYTES, connect};
+use convoke_transport::{ConnectError, MAX_MESSAGE_BYTES, connect, is_retryable};
 use tokio::sync::Mutex;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -70,6 +71,13 @@ impl Link {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
+}
+
+/// Whether the same call may succeed soon without anyone changing anything. A session that is about
+/// to be opened again passes too: after a coordinator's restart these connections may be there before
+/// the control stream is.
+pub fn will_pass(status: &Status) -> bool {
+    is_retryable(status) || reason(status).as_deref() == Some("NO_SESSION")
 }
 
 impl Interceptor for Identify {

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use convoke_proto::{reason, v1};
-use convoke_transport::{Backoff, is_retryable};
+use convoke_proto::v1;
+use convoke_transport::Backoff;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 
 use crate::host::Host;
 use crate::ledger;
+use crate::link::will_pass;
 use crate::runtime::{TaskKey, TaskStatus};
 use feed::Feed;
 
@@ -92,10 +93,7 @@ impl Push {
             let before = self.cursor;
             let Err(interrupted) = self.push().await else { continue };
             match &interrupted {
-                // A session that is about to be opened is no news either.
-                Interrupted::Status(status)
-                    if !is_retryable(status) && reason(status).as_deref() != Some("NO_SESSION") =>
-                {
+                Interrupted::Status(status) if !will_pass(status) => {
                     warn!(task = %self.task, "lines were refused, trying again: {interrupted}");
                 }
                 Interrupted::Read(_) => warn!(task = %self.task, "{interrupted}, trying again"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use convoke_model::{CheckpointRef, Digest, ReplicaKey, ShardFile, Shards};
 use convoke_proto::v1;
 use convoke_proto::v1::fetch_checkpoint_response::Part;
-use convoke_transport::{Backoff, is_retryable};
+use convoke_transport::Backoff;
 use sha2::{Digest as _, Sha256};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
@@ -21,6 +21,7 @@ use tracing::warn;
 
 use crate::home::Home;
 use crate::host::Host;
+use crate::link::will_pass;
 
 /// How long the coordinator may send nothing.
 const STALL: Duration = Duration::from_secs(60);
@@ -59,7 +60,7 @@ pub async fn fetch(
     let mut backoff = Backoff::default();
     for _ in 1..TRIES {
         match try_fetch(host, reference, shards, &target).await {
-            Err(FetchError::Status(status)) if !is_retryable(&status) => {
+            Err(FetchError::Status(status)) if !will_pass(&status) => {
                 return Err(FetchError::Status(status));
             }
             Err(error) => {

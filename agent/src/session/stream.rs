@@ -176,9 +176,28 @@ fn lost(status: Status) -> Lost {
     match convoke_proto::reason(&status).as_deref() {
         Some("WRONG_PROTOCOL") => Fatal::WrongProtocol(status.message().to_owned()).into(),
         Some("WRONG_CLUSTER") => Fatal::WrongCluster(status.message().to_owned()).into(),
+        // It is ending, or did not keep up: it, or its successor, may answer at once.
+        Some(_) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
+            Lost::Broken(status.message().to_owned())
+        }
         Some(_) => Lost::Refused(Box::new(status)),
         None if is_retryable(&status) => Lost::Broken(status.message().to_owned()),
         None if status.code() == Code::Ok => Lost::Broken("the coordinator closed it".to_owned()),
         None => Lost::Refused(Box::new(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use convoke_proto::refusal;
+
+    use super::*;
+
+    #[test]
+    fn a_coordinator_that_is_ending_is_dialled_again_at_once_and_one_that_refuses_is_not() {
+        let ending = refusal(Code::Unavailable, "SHUTTING_DOWN", "the coordinator is shutting down");
+        assert!(matches!(lost(ending), Lost::Broken(_)));
+        let refused = refusal(Code::AlreadyExists, "NODE_TAKEN", "another agent holds the name");
+        assert!(matches!(lost(refused), Lost::Refused(_)));
     }
 }

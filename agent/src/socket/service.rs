@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use convoke_model::{GroupName, Step};
 use convoke_proto::v1::trainer_service_server::TrainerService;
-use convoke_proto::{PROTOCOL_VERSION, UNIQUE_ID_BYTES, reason, refusal, v1};
-use convoke_transport::{Backoff, is_retryable};
+use convoke_proto::{PROTOCOL_VERSION, UNIQUE_ID_BYTES, refusal, v1};
+use convoke_transport::Backoff;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 use tonic::{Code, Request, Response, Status};
@@ -18,7 +18,7 @@ use super::World;
 use crate::checkpoint::{Outcome, Watch};
 use crate::host::Host;
 use crate::interfaces;
-use crate::link::Client;
+use crate::link::{Client, will_pass};
 use crate::replica::task_ranks;
 use crate::runtime::TaskKey;
 use crate::work::checkpoint_dir;
@@ -93,7 +93,7 @@ impl Trainer {
                 },
                 Err(error) => Status::unavailable(error.to_string()),
             };
-            if !is_retryable(&failed) && reason(&failed).as_deref() != Some("NO_SESSION") {
+            if !will_pass(&failed) {
                 return Err(passed_on(&failed));
             }
             backoff.pause().await;
