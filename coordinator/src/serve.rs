@@ -191,10 +191,12 @@ impl Parts {
     /// Ends the owner and the writer once what they were asked before is done.
     async fn finish(self) {
         let Self { context, owner, telemetry } = self;
-        context.owner.stop().await;
-        context.telemetry.stop().await;
-        let joined = tokio::task::spawn_blocking(move || (owner.join().is_ok(), telemetry.join().is_ok()));
-        match tokio::time::timeout(LAST_WRITES, joined).await {
+        let ending = async {
+            context.owner.stop().await;
+            context.telemetry.stop().await;
+            tokio::task::spawn_blocking(move || (owner.join().is_ok(), telemetry.join().is_ok())).await
+        };
+        match tokio::time::timeout(LAST_WRITES, ending).await {
             Ok(Ok((true, true))) => tracing::info!("stopped"),
             Ok(_) => tracing::error!("a part of the coordinator had crashed"),
             Err(_) => tracing::warn!("the last writes did not end in time; what was acknowledged is on disk"),

@@ -34,14 +34,24 @@ pub(super) async fn open(
     let Some(v1::ControlRequest { message: Some(FromAgent::Hello(hello)) }) = first else {
         return Err(refuse::bad_request("the first message of a control stream must be Hello"));
     };
-    let session = context.owner.hello(greeting(hello)?).await?;
+    let (session, guard) = greet(context.clone(), greeting(hello)?).await?;
     tracing::info!(node = %session.node, "agent connected");
-    let guard = Ended { context: context.clone(), node: session.node.clone(), id: session.id };
     let own = context.clone();
     Ok(stream(context, move |outgoing| async move {
         let _guard = guard;
         Control { context: own, session, outgoing }.run(requests).await
     }))
+}
+
+/// Opens the session, and takes care that it ends. In a task of its own: a caller that goes away
+/// meanwhile must not leave a session that nobody serves.
+async fn greet(context: Context, hello: Hello) -> Result<(Session, Ended), Status> {
+    let opened = tokio::spawn(async move {
+        let session = context.owner.hello(hello).await?;
+        let guard = Ended { node: session.node.clone(), id: session.id, context };
+        Ok((session, guard))
+    });
+    opened.await.map_err(|e| refuse::crashed(&e))?
 }
 
 fn greeting(hello: v1::Hello) -> Result<Hello, Status> {
