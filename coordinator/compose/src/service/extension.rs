@@ -23,6 +23,9 @@ const KNOWN: [&str; 10] = [
 /// Survivors of a failed gang have nothing left to save that the last checkpoint does not hold.
 const FAILURE_GRACE: Duration = Duration::from_secs(2);
 
+/// A user who asks for fencing writes to shared storage, and must not believe that it is safe.
+const NOT_FENCED: &str = "is not enforced on the nodes yet: the coordinator waits this long for a node that is cut off, but nothing ends the tasks there";
+
 pub(super) struct Extension {
     pub(super) layout: RankLayout,
     pub(super) framework: Framework,
@@ -69,12 +72,22 @@ pub(super) fn read(service: &Cursor<'_>, report: &mut Report) -> Extension {
         }
         Some(duration)
     };
+    if let Some(fence) = at.get("fence") {
+        fence.note(report, NOT_FENCED);
+    }
+    let collect = at.get("collect").and_then(|c| {
+        let word = c.word(report, &collect)?;
+        if word == Collect::All {
+            c.note(report, "has no effect yet: only checkpoints come back");
+        }
+        Some(word)
+    });
     Extension {
         layout: at.get("ranks").and_then(|r| r.word(report, &ranks)).unwrap_or_default(),
         framework: at.get("framework").and_then(|f| f.word(report, &frameworks)).unwrap_or_default(),
         priority: at.get("priority").and_then(|p| p.number(report, "a whole number")).unwrap_or_default(),
         checkpoint: at.get("checkpoint").map(|c| checkpoint(&c, report)).unwrap_or_default(),
-        collect: at.get("collect").and_then(|c| c.word(report, &collect)).unwrap_or_default(),
+        collect: collect.unwrap_or_default(),
         time_limit: duration("time_limit", report),
         interface: at.get("interface").and_then(|i| i.string(report)),
         fence: duration("fence", report),
