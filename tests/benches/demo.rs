@@ -59,7 +59,11 @@ fn timed(mut command: Command) -> Duration {
 fn binaries() -> PathBuf {
     let here = std::env::current_exe().expect("this program has a path");
     let release = here.ancestors().nth(2).expect("benches lie below the target directory").to_owned();
-    assert!(release.join("convoke").exists(), "no convoke in {}; run `cargo build --release`", release.display());
+    assert!(
+        release.join("convoke").exists(),
+        "no convoke in {}; run `cargo build --release`",
+        release.display()
+    );
     release
 }
 

@@ -86,7 +86,8 @@ impl Core {
         self.state.jobs.get(job).map(|job| self.view_job(job))
     }
 
-    /// One job by id, by name (the newest of that name), or by a unique prefix of either.
+    /// One job by id, by name (the newest of that name), by its Compose service where only one name has
+    /// it, or by a unique prefix of id or name.
     pub fn find_job(&self, query: &str) -> Result<JobId, Denied> {
         let mut jobs: Vec<&Job> = self.state.jobs.values().map(|job| &**job).collect();
         jobs.sort_by_key(|job| std::cmp::Reverse(job.order));
@@ -96,8 +97,10 @@ impl Core {
         }
         let unknown = || Denied::UnknownJob(query.chars().take(128).collect());
         let starts = |text: &str| !query.is_empty() && text.starts_with(query);
+        let of_service = jobs.iter().any(|job| job.spec.service == query);
         // Several jobs of one name are one answer: the newest.
         let meaning = |job: &Job| match (starts(job.spec.name.as_str()), starts(job.id.as_str())) {
+            _ if of_service => (job.spec.service == query).then(|| job.spec.name.to_string()),
             (true, _) => Some(job.spec.name.to_string()),
             (false, true) => Some(job.id.to_string()),
             (false, false) => None,

@@ -37,7 +37,7 @@ enum Command {
     /// List a job's checkpoints, newest first
     #[command(after_help = "Examples:\n  convoke checkpoint ls train\n  convoke checkpoint ls train -o json")]
     Ls {
-        /// Id, name (the newest job of it), or unique prefix
+        /// Id, name (the newest job of it), Compose service, or unique prefix
         #[arg(value_name = "JOB")]
         job: String,
     },
@@ -46,7 +46,7 @@ enum Command {
         after_help = "Examples:\n  convoke checkpoint pull train ./model\n  convoke checkpoint pull train --step 500 ./model-500"
     )]
     Pull {
-        /// Id, name (the newest job of it), or unique prefix
+        /// Id, name (the newest job of it), Compose service, or unique prefix
         #[arg(value_name = "JOB")]
         job: String,
         /// Where to put it; must not exist

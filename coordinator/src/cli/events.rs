@@ -22,7 +22,7 @@ pub(crate) struct Events {
     #[arg(short, long)]
     follow: bool,
 
-    /// Only this job: id, name, or unique prefix
+    /// Only this job: id, name, Compose service, or unique prefix
     #[arg(long, value_name = "JOB")]
     job: Option<String>,
 

@@ -17,7 +17,7 @@ Examples:
   convoke inspect train
   convoke inspect train -o json | jq .last_failure")]
 pub(crate) struct Inspect {
-    /// Id, name (the newest job of it), or unique prefix
+    /// Id, name (the newest job of it), Compose service, or unique prefix
     #[arg(value_name = "JOB")]
     job: String,
 }
@@ -34,7 +34,7 @@ impl Inspect {
     }
 }
 
-/// One job by id, name or unique prefix.
+/// One job by id, name, Compose service or unique prefix.
 pub(crate) async fn get(link: &Link, job: &str) -> Result<v1::Job, Failure> {
     let request = v1::GetJobRequest { job: job.to_owned() };
     let response = link.call(request, |mut c, r| async move { c.jobs.get_job(r).await }).await?;

@@ -18,7 +18,7 @@ Examples:
   convoke logs train -f --rank 0
   convoke logs train --since 10m --tail 100")]
 pub(crate) struct Logs {
-    /// Id, name (the newest job of it), or unique prefix
+    /// Id, name (the newest job of it), Compose service, or unique prefix
     #[arg(value_name = "JOB")]
     job: String,
 

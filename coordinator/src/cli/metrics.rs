@@ -26,7 +26,7 @@ Examples:
   convoke metrics train -f --rank 0
   convoke metrics train -o json | jq '[.step, .values.loss]'")]
 pub(crate) struct Metrics {
-    /// Id, name (the newest job of it), or unique prefix
+    /// Id, name (the newest job of it), Compose service, or unique prefix
     #[arg(value_name = "JOB")]
     job: String,
 

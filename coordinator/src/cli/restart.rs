@@ -15,7 +15,7 @@ use super::stop;
 Examples:
   convoke restart train")]
 pub(crate) struct Restart {
-    /// Id, name, or unique prefix
+    /// Id, name, Compose service, or unique prefix
     #[arg(value_name = "JOB", required = true)]
     jobs: Vec<String>,
 }

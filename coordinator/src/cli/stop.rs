@@ -27,7 +27,7 @@ Examples:
   convoke stop train --grace 2m
   convoke stop train --no-wait")]
 pub(crate) struct Stop {
-    /// Id, name, or unique prefix
+    /// Id, name, Compose service, or unique prefix
     #[arg(value_name = "JOB", required = true)]
     jobs: Vec<String>,
 

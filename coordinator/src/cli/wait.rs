@@ -20,7 +20,7 @@ Examples:
   convoke wait train && echo trained
   convoke wait train --timeout 2h")]
 pub(crate) struct Wait {
-    /// Id, name, or unique prefix
+    /// Id, name, Compose service, or unique prefix
     #[arg(value_name = "JOB", required = true)]
     jobs: Vec<String>,
 

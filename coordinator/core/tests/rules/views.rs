@@ -20,6 +20,18 @@ fn a_job_is_found_by_id_by_name_and_by_unique_prefix() {
 }
 
 #[test]
+fn a_job_is_found_by_its_service_unless_two_projects_have_one_of_that_name() {
+    let mut h = Harness::new();
+    let service = |name: &str, service: &str| JobSpec { service: service.to_owned(), ..spec(name, 1, 1) };
+    let job = h.submit(service("mnist-train", "train"));
+    h.submit(service("trainees", "other"));
+    assert_eq!(h.core.find_job("train"), Ok(job.clone()), "a service goes before a prefix of a name");
+    h.submit(service("cifar-train", "train"));
+    assert_eq!(h.core.find_job("train").unwrap_err().reason(), "AMBIGUOUS_JOB");
+    assert_eq!(h.core.find_job("mnist-train"), Ok(job));
+}
+
+#[test]
 fn of_several_jobs_of_one_name_the_newest_is_meant() {
     let mut h = Harness::new();
     let old = h.submit(spec("mnist", 1, 1));
