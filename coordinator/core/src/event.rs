@@ -57,6 +57,9 @@ pub enum Observation {
     Heard {
         node: NodeId,
     },
+    /// The coordinator itself did not run for a while (stopped, a paused machine, a disk that
+    /// hung): it could hear nobody, so a reconnect window begins as after a start.
+    Stalled,
 }
 
 /// The answer to an event that is not denied.

@@ -14,6 +14,8 @@ use crate::{Config, Node, Observation};
 pub(crate) struct Sessions {
     /// `None` until the coordinator has started.
     started: Option<Timestamp>,
+    /// When the coordinator last found that it had not run for a while.
+    resumed: Timestamp,
     by_node: BTreeMap<NodeId, Session>,
 }
 
@@ -33,7 +35,7 @@ impl Sessions {
 
     /// The coordinator has started: every session of before is gone.
     pub(crate) fn start(&mut self, now: Timestamp) {
-        *self = Self { started: Some(now), by_node: BTreeMap::new() };
+        *self = Self { started: Some(now), ..Self::default() };
     }
 
     /// An accepted hello counts as hearing; the session is open only once the shell says so.
@@ -64,6 +66,7 @@ impl Sessions {
                     session.heard = now;
                 }
             }
+            Observation::Stalled => self.resumed = now,
         }
     }
 
@@ -77,9 +80,9 @@ impl Sessions {
         self.by_node.get(node).map_or(self.started.unwrap_or_default(), |s| s.heard)
     }
 
-    /// The end of the window after a start in which nothing is judged.
+    /// The end of the window after a start, or a stall, in which nothing is judged.
     pub(crate) fn window_end(&self, config: &Config) -> Timestamp {
-        self.started.unwrap_or_default().after(config.reconnect_window)
+        self.started.unwrap_or_default().max(self.resumed).after(config.reconnect_window)
     }
 
     /// When the node is lost if it is not heard before.

@@ -40,6 +40,8 @@ struct Running {
     snapshot_every: u64,
     /// Not before this time may the next tick come.
     tick_floor: Instant,
+    /// When the loop last went around.
+    awake: Instant,
 }
 
 /// The owner before it runs: state replayed, start committed.
@@ -68,8 +70,8 @@ impl OwnerThread {
         }
         let newest = ledger.newest_event()?.map_or(last, |event| last.max(event.at));
         let clock = Clock::starting_at_least(newest);
-        let (snapshot_every, tick_floor) = (SNAPSHOT_EVERY, Instant::now());
-        let mut running = Running { core, ledger, clock, outlets, snapshot_every, tick_floor };
+        let (snapshot_every, awake) = (SNAPSHOT_EVERY, Instant::now());
+        let mut running = Running { core, ledger, clock, outlets, snapshot_every, tick_floor: awake, awake };
         running.decide(Event::Started { new_cluster }).map_err(StartError::Start)?;
         Ok(Self { running })
     }
@@ -99,15 +101,41 @@ impl OwnerThread {
 impl Running {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         loop {
-            let deadline = self.core.next_deadline().map(|at| self.clock.instant_of(at).max(self.tick_floor));
-            tokio::select! {
-                request = requests.recv() => match request {
-                    None | Some(Request::Stop) => return,
-                    Some(request) => self.serve(request),
-                },
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => self.tick(),
+            let beat = Instant::now() + self.stall() / 2;
+            let wake = self.deadline().map_or(beat, |deadline| deadline.min(beat));
+            let request = tokio::select! {
+                request = requests.recv() => Some(request),
+                () = sleep_until(wake) => None,
+            };
+            self.notice_stall();
+            match request {
+                Some(None | Some(Request::Stop)) => return,
+                Some(Some(request)) => self.serve(request),
+                None if self.deadline().is_some_and(|at| at <= Instant::now()) => self.tick(),
+                None => {}
             }
             self.snapshot_if_due();
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.core.next_deadline().map(|at| self.clock.instant_of(at).max(self.tick_floor))
+    }
+
+    /// A gap in the loop that must not count as silence of the nodes. Agents are heard every third
+    /// of a lease, so shorter gaps cannot use a lease up.
+    fn stall(&self) -> Duration {
+        self.core.config().lease / 3
+    }
+
+    fn notice_stall(&mut self) {
+        let gap = std::mem::replace(&mut self.awake, Instant::now()).elapsed();
+        if gap > self.stall() {
+            tracing::warn!(
+                "the coordinator did not run for {} s; no node is judged before it had time to report",
+                gap.as_secs()
+            );
+            self.core.observe(self.clock.now(), Observation::Stalled);
         }
     }
 

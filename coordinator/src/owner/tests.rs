@@ -2,6 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use convoke_core::Config;
 use convoke_model::{ClusterId, NodeInfo};
@@ -79,5 +80,24 @@ async fn a_start_from_snapshot_and_later_changes_has_everything() {
     assert_eq!(after.epoch.0, before.epoch.0 + 1);
     (after.epoch, after.revision) = (before.epoch, before.revision);
     assert_eq!(after, before);
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn the_time_in_which_the_owner_stood_still_is_not_held_against_a_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ledger, replay) = crate::ledger::Ledger::open(&dir.path().join("ledger.redb"), 10).unwrap();
+    let (outlets, _garbage) = Outlets::new();
+    let window = Duration::from_millis(500);
+    let config = Config { lease: Duration::from_millis(30), reconnect_window: window, ..Config::default() };
+    let cluster = ClusterId::new("c").unwrap();
+    let running = OwnerThread::prepare(config, ledger, replay, outlets, cluster).unwrap().start().unwrap();
+    running.0.decide(hello("n1")).await.unwrap();
+    // Longer than the window that any start has.
+    let (_never, nothing) = std::sync::mpsc::channel::<()>();
+    let stood = running.0.read(move |_, _| nothing.recv_timeout(window * 2)).await.unwrap();
+    assert_eq!(stood, Err(std::sync::mpsc::RecvTimeoutError::Timeout));
+    let state = running.0.read(|core, now| core.nodes(now)[0].state).await.unwrap();
+    assert_eq!(state, convoke_model::NodeState::Suspect);
     stop(running).await;
 }

@@ -222,3 +222,16 @@ fn a_condition_is_told_once_and_its_node_is_used_last() {
     let job = h.submit(spec("one", 1, 1));
     assert_eq!(h.job(&job).replicas[0].placement.node, node_id("b"));
 }
+
+#[test]
+fn a_stall_of_the_coordinator_is_no_silence_of_the_nodes() {
+    let (mut h, job) = running();
+    h.now = h.now.after(Duration::from_secs(60));
+    h.core.observe(h.now, Observation::Stalled);
+    h.tick();
+    assert_eq!((h.state(&job), node_state(&h, "b")), (JobState::Running, NodeState::Ready));
+    silence(&mut h, 14);
+    assert_eq!((h.state(&job), node_state(&h, "b")), (JobState::Running, NodeState::Ready));
+    silence(&mut h, 1);
+    assert_eq!(node_state(&h, "b"), NodeState::Lost, "the window is over, and it was not heard in it");
+}
