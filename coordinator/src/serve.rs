@@ -119,6 +119,9 @@ struct Parts {
 
 fn start(options: &ServeOptions, data_dir: &DataDir, stopping: Shutdown) -> Result<Parts, ServeError> {
     let (ledger, replay) = Ledger::open(&data_dir.ledger(), options.retention.events)?;
+    if replay.is_empty() {
+        refuse_leftovers(data_dir)?;
+    }
     let history = ledger.history();
     let (outlets, garbage) = Outlets::new();
     let config =
@@ -141,6 +144,18 @@ fn start(options: &ServeOptions, data_dir: &DataDir, stopping: Shutdown) -> Resu
     tokio::spawn(collect(store.clone(), telemetry.clone(), owner.clone(), garbage));
     let context = Context { owner, outlets, history, store, telemetry, shutdown: stopping, identity };
     Ok(Parts { context, owner: owner_thread, telemetry: telemetry_thread })
+}
+
+/// Without its ledger a data directory names no checkpoint, and the sweep would delete them all.
+fn refuse_leftovers(data_dir: &DataDir) -> Result<(), ServeError> {
+    for dir in [data_dir.checkpoints(), data_dir.telemetry()] {
+        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        let of_job = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| JobId::new(name).is_ok());
+        if let Some(entry) = entries.flatten().find(|entry| of_job(&entry.file_name())) {
+            return Err(LedgerError::Gone { path: data_dir.ledger(), found: entry.path() }.into());
+        }
+    }
+    Ok(())
 }
 
 fn identity(core: &Core, options: &ServeOptions, root: &Path) -> Identity {

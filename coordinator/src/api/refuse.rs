@@ -51,6 +51,7 @@ impl From<LedgerError> for Status {
             LedgerError::DiskFull { .. } => refusal(Code::ResourceExhausted, "DISK_FULL", error.to_string()),
             LedgerError::Damaged { .. }
             | LedgerError::Newer { .. }
+            | LedgerError::Gone { .. }
             | LedgerError::InUse { .. }
             | LedgerError::Io { .. } => refusal(Code::Unavailable, "LEDGER_FAILED", error.to_string()),
         }

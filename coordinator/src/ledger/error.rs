@@ -9,9 +9,13 @@ pub(crate) enum LedgerError {
     #[error("the ledger {path} cannot be written: the disk is full; free space on it")]
     DiskFull { path: PathBuf },
     #[error(
-        "the ledger {path} is not a ledger of Convoke, or is damaged ({problem}); restore it from a backup, or move it away to start an empty cluster"
+        "the ledger {path} is not a ledger of Convoke, or is damaged ({problem}); restore it from a backup, or start an empty cluster with another --data-dir"
     )]
     Damaged { path: PathBuf, problem: String },
+    #[error(
+        "the ledger {path} is missing or empty, but {found} was stored under one; restore the ledger from a backup, or start an empty cluster with another --data-dir"
+    )]
+    Gone { path: PathBuf, found: PathBuf },
     #[error(
         "the ledger {path} was written by a newer Convoke (format {found}; this one reads up to {known}); start that version instead"
     )]

@@ -26,6 +26,13 @@ pub(crate) struct Replay {
     pub(crate) changes: Vec<Vec<u8>>,
 }
 
+impl Replay {
+    /// True for a ledger under which no coordinator has started yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.snapshot.is_none() && self.changes.is_empty()
+    }
+}
+
 /// The one writer of the ledger.
 pub(crate) struct Ledger {
     file: Arc<LedgerFile>,
