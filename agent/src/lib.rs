@@ -1,7 +1,7 @@
 //! The agent of one node: desired state in, observed state out.
 //!
 //! What happens on the host is in [`runtime`] (tasks and the shims that own them), [`spool`] (their
-//! output), [`devices`], [`ports`], [`interfaces`] and [`env`]; none of these knows the coordinator.
+//! output), [`devices`], [`ports`], [`interfaces`] and [`mod@env`]; none of these knows the coordinator.
 //! [`session`] and [`link`] talk to it, [`reconciler`] decides by [`plan`], [`services`] run beside each
 //! started task.
 

@@ -3,7 +3,7 @@
 
 /// Generated messages, clients and servers of package `convoke.v1`.
 pub mod v1 {
-    #![allow(missing_docs, clippy::all, clippy::too_many_lines, unreachable_pub)]
+    #![allow(missing_docs, rustdoc::invalid_html_tags, clippy::all, clippy::too_many_lines, unreachable_pub)]
     tonic::include_proto!("convoke.v1");
 }
 
