@@ -67,6 +67,8 @@ pub struct Reconciler {
     /// The last one accepted in this life.
     desired: Option<DesiredState>,
     stamp: Option<Stamp>,
+    /// Acceptable, but its stamp could not be written; tried again at every tick.
+    unwritten: Option<Incoming>,
     slots: BTreeMap<ReplicaKey, Slot>,
     /// At most one for each replica.
     workers: JoinSet<(ReplicaKey, Done)>,
@@ -97,7 +99,11 @@ impl Reconciler {
                 Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
                 _ = statuses.changed() => {}
                 _ = conditions.changed() => {}
-                _ = tick.tick() => {}
+                _ = tick.tick() => {
+                    if let Some(incoming) = self.unwritten.take() {
+                        self.take(incoming);
+                    }
+                }
             }
         }
     }
@@ -113,8 +119,11 @@ impl Reconciler {
         if self.stamp.as_ref() != Some(&stamp)
             && let Err(error) = ledger::write(&self.host.home.accepted_file(), &stamp)
         {
-            return ledger_failed(&self.host, &error);
+            ledger_failed(&self.host, &error);
+            self.unwritten = Some(Incoming { own, desired });
+            return;
         }
+        self.unwritten = None;
         for name in ["ForeignDesiredState", "StaleDesiredState", "LedgerFailed"] {
             conditions.clear(name, "");
         }

@@ -116,3 +116,23 @@ async fn a_desired_state_of_another_cluster_stops_nothing() {
         |good| DesiredState { cluster: ClusterId::new("c2").unwrap(), revision: Revision(99), ..good };
     refuses(foreign, "ForeignDesiredState").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_desired_state_that_could_not_be_written_is_obeyed_once_it_can() {
+    let (coordinator, site) = (Coordinator::start().await, Site::new());
+    let _agent = site.agent(&coordinator.url());
+    let accepted = site.state().join("accepted.json");
+    support::until("the first stamp", || accepted.is_file().then_some(())).await;
+    std::fs::remove_file(&accepted).unwrap();
+    std::fs::create_dir_all(accepted.join("in-the-way")).unwrap();
+    let replica = shell("j", 1, &["cpu-0"], "exec sleep 600");
+    coordinator.want(&[running(&replica)]);
+    let failed = |name: &str| name == "LedgerFailed";
+    coordinator
+        .wait("the failure", |m| {
+            m.observed.as_ref()?.conditions.iter().any(|c| failed(&c.name)).then_some(())
+        })
+        .await;
+    std::fs::remove_dir_all(&accepted).unwrap();
+    coordinator.wait_running(&replica).await;
+}

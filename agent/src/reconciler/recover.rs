@@ -43,6 +43,7 @@ impl Reconciler {
             host,
             desired: None,
             stamp,
+            unwritten: None,
             slots,
             workers: JoinSet::new(),
             observed: watch::Sender::new(ObservedState::default()),
