@@ -86,10 +86,11 @@ impl Draft<'_> {
         if is_complete {
             checkpoint.state = CheckpointState::Complete;
             let message = format!(
-                "checkpoint step {} is complete: {} bytes from {} ranks",
+                "checkpoint step {} is complete: {} bytes from {} {}",
                 checkpoint.reference.step,
                 checkpoint.bytes(),
-                checkpoint.shards.len()
+                checkpoint.shards.len(),
+                crate::place::plural(checkpoint.shards.len(), "rank")
             );
             self.tell_job(EventLevel::Info, "CheckpointComplete", &id, message);
         }

@@ -159,7 +159,7 @@ fn explain(spec: &JobSpec, fitting: usize, notes: &[String]) -> String {
     match (fitting, notes.len()) {
         (0, 0) => text.push_str("; no node is registered"),
         (0, _) => {}
-        (n, _) => text.push_str(&format!("; {n} would do")),
+        (n, _) => text.push_str(&format!("; only {n} fit{}", if n == 1 { "s" } else { "" })),
     }
     if !notes.is_empty() {
         text.push_str(&format!("; {}", notes[..notes.len().min(SHOWN)].join(", ")));

@@ -19,7 +19,9 @@ fn choose(checkpoints: Vec<Checkpoint>, step: Option<u64>) -> Result<Checkpoint,
     Err(refuse::no_checkpoint(match (step, partial) {
         (Some(step), true) => format!("the checkpoint of step {step} is not complete yet"),
         (Some(step), false) => {
-            format!("there is no checkpoint of step {step}; list them to see which there are")
+            format!(
+                "there is no checkpoint of step {step}; `convoke checkpoint ls JOB` lists those that there are"
+            )
         }
         (None, _) => "the job has no complete checkpoint yet".to_owned(),
     }))

@@ -43,6 +43,7 @@ impl Logs {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let link = context.link().await?;
         let job = inspect::get(&link, &self.job).await?;
+        self.note_strangers(&job);
         let request = v1::StreamLogsRequest {
             job: job.id.clone(),
             ranks: self.rank,
@@ -63,5 +64,17 @@ impl Logs {
             }
         }
         Ok(())
+    }
+
+    /// Only a note: an earlier generation may have had more ranks than the newest one.
+    fn note_strangers(&self, job: &v1::Job) {
+        let Some(last) = job.world_size.checked_sub(1) else { return };
+        for rank in self.rank.iter().filter(|rank| **rank > last) {
+            output::note(&format!(
+                "job \"{}\" has no rank {rank} in generation {}; its ranks are 0 to {last}",
+                text::job_name(job),
+                job.generation
+            ));
+        }
     }
 }
