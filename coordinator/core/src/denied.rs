@@ -28,7 +28,7 @@ pub enum Denied {
     TooManyJobs,
     #[error("no job is called \"{0}\"")]
     UnknownJob(String),
-    #[error("\"{prefix}\" could mean {first} or {second}; write more of it")]
+    #[error("\"{prefix}\" could mean {first} or {second}; give the whole name or the id")]
     AmbiguousJob { prefix: String, first: String, second: String },
     #[error("node {0} is not registered; its agent must say hello first")]
     UnknownNode(NodeId),
