@@ -185,7 +185,19 @@ impl<'a> Cursor<'a> {
     pub(crate) fn only(&self, report: &mut Report, known: &[&str], unsupported: &Unsupported) {
         for (entry, _) in self.entries(report) {
             let key = entry.key.as_str();
-            if known.contains(&key) || key.starts_with("x-") {
+            if known.contains(&key) {
+                continue;
+            }
+            if key.starts_with("x-") {
+                // Not refused: Compose gives these keys to the user. But a slip here loses settings.
+                if known.contains(&EXTENSION)
+                    && key.len() < 40
+                    && strsim::damerau_levenshtein(key, EXTENSION) <= 2
+                {
+                    let message =
+                        format!("\"{key}\" is taken for your own and ignored; did you mean \"{EXTENSION}\"?");
+                    report.note(Some(&entry.place), &self.path, message);
+                }
                 continue;
             }
             let message = match unsupported.iter().find(|(name, _)| *name == key) {
@@ -196,6 +208,9 @@ impl<'a> Cursor<'a> {
         }
     }
 }
+
+/// The key that holds what Compose has no word for.
+const EXTENSION: &str = "x-convoke";
 
 fn unknown(key: &str, known: &[&str], unsupported: &Unsupported) -> String {
     // No key is that long, and the distance costs the product of the lengths.

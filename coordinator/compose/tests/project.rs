@@ -60,6 +60,14 @@ fn a_bare_service_gets_the_documented_defaults() {
 }
 
 #[test]
+fn an_extension_key_that_is_almost_ours_is_pointed_out_and_another_is_not() {
+    let file = format!("{PLAIN}    x-convok:\n      priority: 5\n    x-mine: 1\n");
+    let project = load(&[("compose.yaml", &file)]);
+    assert!(notes(&project).contains("compose.yaml:4: services.train: \"x-convok\""), "{}", notes(&project));
+    assert!(!notes(&project).contains("x-mine"));
+}
+
+#[test]
 fn the_first_usual_name_is_taken_with_its_override_and_the_others_are_mentioned() {
     let project = load(&[
         ("compose.yml", "services:\n  train:\n    image: first\n    command: a b\n"),

@@ -10,6 +10,7 @@ use convoke_model::{
 
 use crate::draft::Draft;
 use crate::gang::{self, Clock, Verdict};
+use crate::place::plural;
 use crate::{
     Change, Draining, FREE_PLACEMENTS, FailedGeneration, Ghost, Job, Phase, Queued, Release, Running, Stage,
     Starting, Then,
@@ -83,8 +84,13 @@ impl Draft<'_> {
             run.refusals = 0;
             run.started.get_or_insert(now);
         });
-        let tasks = self.job(id).run.gang.iter().flat_map(|g| &g.placement.replicas).count();
-        self.tell_job(EventLevel::Info, "JobRunning", id, format!("runs on {tasks} nodes"));
+        let nodes = self.job(id).run.gang.iter().flat_map(|g| &g.placement.replicas).count();
+        self.tell_job(
+            EventLevel::Info,
+            "JobRunning",
+            id,
+            format!("runs on {nodes} {}", plural(nodes, "node")),
+        );
     }
 
     fn succeed(&mut self, id: &JobId) {
