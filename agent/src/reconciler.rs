@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use convoke_model::{
-    ClusterId, DesiredState, ExitStatus, ObservedState, Rank, ReplicaGoal, ReplicaKey, TaskExit,
+    ClusterId, DesiredReplica, DesiredState, ExitStatus, ObservedState, Rank, ReplicaGoal, ReplicaKey,
+    TaskExit,
 };
 use convoke_transport::Shutdown;
 use tokio::sync::{mpsc, watch};
@@ -99,11 +100,7 @@ impl Reconciler {
                 Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
                 _ = statuses.changed() => {}
                 _ = conditions.changed() => {}
-                _ = tick.tick() => {
-                    if let Some(incoming) = self.unwritten.take() {
-                        self.take(incoming);
-                    }
-                }
+                _ = tick.tick() => self.retry(),
             }
         }
     }
@@ -134,8 +131,25 @@ impl Reconciler {
         self.desired = Some(desired);
     }
 
+    /// Tries again what the disk did not take: a stamp, or a replica's record.
+    fn retry(&mut self) {
+        if let Some(incoming) = self.unwritten.take() {
+            return self.take(incoming);
+        }
+        let Some(desired) = self.desired.take() else { return };
+        let unknown = |r: &&DesiredReplica| !self.slots.contains_key(&r.key());
+        let missing: Vec<&DesiredReplica> = desired.replicas.iter().filter(unknown).collect();
+        for replica in &missing {
+            self.want(replica);
+        }
+        if !missing.is_empty() && missing.iter().all(|r| self.slots.contains_key(&r.key())) {
+            self.host.conditions.clear("LedgerFailed", "");
+        }
+        self.desired = Some(desired);
+    }
+
     /// Takes up a replica, or its new goal.
-    fn want(&mut self, desired: &convoke_model::DesiredReplica) {
+    fn want(&mut self, desired: &DesiredReplica) {
         let key = desired.key();
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.replica.desired.goal = desired.goal.clone();

@@ -127,12 +127,33 @@ async fn a_desired_state_that_could_not_be_written_is_obeyed_once_it_can() {
     std::fs::create_dir_all(accepted.join("in-the-way")).unwrap();
     let replica = shell("j", 1, &["cpu-0"], "exec sleep 600");
     coordinator.want(&[running(&replica)]);
-    let failed = |name: &str| name == "LedgerFailed";
-    coordinator
-        .wait("the failure", |m| {
-            m.observed.as_ref()?.conditions.iter().any(|c| failed(&c.name)).then_some(())
-        })
-        .await;
+    wait_failed(&coordinator, true).await;
     std::fs::remove_dir_all(&accepted).unwrap();
     coordinator.wait_running(&replica).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_record_could_not_be_written_is_taken_up_once_it_can() {
+    let (coordinator, site) = (Coordinator::start().await, Site::new());
+    let _agent = site.agent(&coordinator.url());
+    let replicas = site.state().join("replicas");
+    support::until("the directory of records", || replicas.is_dir().then_some(())).await;
+    std::fs::remove_dir(&replicas).unwrap();
+    std::fs::write(&replicas, "in the way").unwrap();
+    let replica = shell("j", 1, &["cpu-0"], "exec sleep 600");
+    coordinator.want(&[running(&replica)]);
+    wait_failed(&coordinator, true).await;
+    std::fs::remove_file(&replicas).unwrap();
+    coordinator.wait_running(&replica).await;
+    wait_failed(&coordinator, false).await;
+}
+
+/// Waits until the agent says, or no longer says, that its disk does not take what it must keep.
+async fn wait_failed(coordinator: &Coordinator, failed: bool) {
+    coordinator
+        .wait("the condition", |m| {
+            let conditions = &m.observed.as_ref()?.conditions;
+            (conditions.iter().any(|c| c.name == "LedgerFailed") == failed).then_some(())
+        })
+        .await;
 }

@@ -133,7 +133,7 @@ impl Draft<'_> {
         self.edit(id, |run| {
             run.phase = Phase::Queued(Queued::default());
             (run.restarts_infrastructure, run.restarts_application, run.refusals) = (0, 0, 0);
-            (run.ran_ms, run.finished) = (0, None);
+            (run.ran_ms, run.started, run.finished) = (0, None, None);
         });
         self.tell_job(EventLevel::Info, "JobRestarting", id, "started again by a user".to_owned());
         Ok(())

@@ -163,13 +163,13 @@ async fn plan(
         let request = v1::PlanJobRequest { spec: Some(spec.clone()) };
         let plan = link.call(request, |mut c, r| async move { c.jobs.plan_job(r).await }).await?;
         if plan.never_fits && never.is_none() {
-            never =
-                Some(Failure::new(exit::REFUSED, "NEVER_FITS", format!("{}: {}", spec.name, plan.reason)));
+            let message = format!("{} fits on no set of registered nodes", spec.name);
+            never = Some(Failure::new(exit::REFUSED, "NEVER_FITS", message));
         }
         if context.format.is_json() {
             plans.push(object!({ "name": spec.name, "plan": json("PlanJobResponse", &plan) }));
         } else if plan.replicas.is_empty() {
-            let verb = if plan.never_fits { "fits on no set of registered nodes" } else { "would be queued" };
+            let verb = if plan.never_fits { "would be refused" } else { "would be queued" };
             output::line(&format!("{}: {verb}: {}", spec.name, plan.reason))?;
         } else {
             let world = text::count(plan.world_size as usize, "rank");
