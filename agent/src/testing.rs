@@ -1,39 +1,12 @@
 //! Values that several unit tests start from.
 
 use convoke_model::*;
-use std::time::Duration;
 
 /// A job of one rank per device that runs `true`.
 pub(crate) fn spec() -> JobSpec {
     JobSpec {
-        name: JobName::new("j").unwrap(),
-        project: "p".into(),
-        service: "s".into(),
-        project_dir: "/".into(),
-        entrypoint: None,
-        command: vec!["true".into()],
-        environment: [].into(),
-        working_dir: None,
-        replicas: 1,
-        devices: DeviceRequest { kind: DeviceKind::Cpu, count: DeviceCount::Count(1) },
-        limits: ResourceLimits::default(),
         layout: RankLayout::PerGpu,
-        procs_per_task: None,
-        framework: Framework::Torch,
-        priority: 0,
-        restart: RestartPolicy::default(),
-        stop_signal: 15,
-        stop_grace: Duration::from_secs(10),
-        failure_grace: Duration::from_secs(2),
-        time_limit: None,
-        checkpoint: CheckpointPolicy::default(),
-        interface: None,
-        fence: None,
-        collect: Collect::NodeRankZero,
-        preflight: false,
-        constraints: Vec::new(),
-        image: None,
-        container: ContainerOptions::default(),
+        ..JobSpec::processes(JobName::new("j").unwrap(), vec!["true".into()])
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use convoke_model::{
     ExitStatus, Failure, FailureClass, NodeId, NodeRank, NodeState, ObservedReplica, Rank, Rendezvous,
-    ReplicaPhase, ReplicaPlacement, Revision, TaskExit, TaskPhase, Timestamp,
+    ReplicaPhase, ReplicaPlacement, Revision, TaskExit, TaskPhase, Timestamp, millis,
 };
 
 use crate::draft::Draft;
@@ -368,8 +368,4 @@ fn replace(job: &Job, node: &NodeId, reason: String) -> Verdict {
 pub(crate) fn infrastructure(clock: &Clock, node: Option<&NodeId>, message: String) -> Failure {
     let class = FailureClass::Infrastructure;
     Failure { class, node: node.cloned(), rank: None, exit: None, message, at: clock.now }
-}
-
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,7 +5,7 @@
 
 use convoke_model::{
     DeviceId, EventLevel, Failure, FailureClass, Generation, JobId, NodeId, NodeRank, NodeState,
-    ObservedTask, Rendezvous, ReplicaKey, RestartPolicy,
+    ObservedTask, Rendezvous, ReplicaKey, RestartPolicy, millis,
 };
 
 use crate::draft::Draft;
@@ -112,7 +112,7 @@ impl Draft<'_> {
         let message = then.reason().to_owned();
         self.edit(id, |run| {
             if let Phase::Running(running) = &run.phase {
-                run.ran_ms += gang::millis(now.since(running.since));
+                run.ran_ms += millis(now.since(running.since));
             }
             if let Then::Recover { failure, .. } = &then {
                 run.last_failure =
@@ -203,7 +203,7 @@ impl Draft<'_> {
         let limit = budget.map_or(String::new(), |budget| format!(" of {budget}"));
         let told = format!("restart {}{limit} for {class} causes: {message}", charged.saturating_add(1));
         self.tell_job(EventLevel::Warning, "JobRestarting", id, told);
-        self.requeue(id, gang::millis(delay), "restarts after a failure", avoid);
+        self.requeue(id, millis(delay), "restarts after a failure", avoid);
     }
 
     /// Another placement for one that was turned away: free for a few times, with growing pauses.

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use convoke_model::{
     EventLevel, Generation, IdempotencyKey, InvalidSpec, JobId, JobName, JobSpec, MAX_DEVICES_PER_REPLICA,
+    millis,
 };
 
 use crate::draft::Draft;
-use crate::gang::millis;
 use crate::{Change, Denied, Job, JobRun, MAX_ACTIVE_JOBS, Phase, Queued, Then};
 
 /// The job that the request has been granted for already, if it has.

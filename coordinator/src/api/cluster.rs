@@ -21,7 +21,7 @@ impl ClusterService for Context {
             epoch: self.identity.epoch.0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol_version: PROTOCOL_VERSION,
-            lease_ms: millis(self.identity.lease),
+            lease_ms: convoke_model::millis(self.identity.lease),
             max_message_bytes: MAX_MESSAGE_BYTES as u64,
             data_dir: self.identity.data_dir.clone(),
         }))
@@ -47,8 +47,4 @@ impl ClusterService for Context {
         };
         Ok(events::stream_events(self, request.from_sequence, request.follow, job))
     }
-}
-
-pub(super) fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

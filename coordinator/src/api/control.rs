@@ -6,14 +6,13 @@
 
 use std::time::Duration;
 
-use convoke_model::{AgentInstance, ClusterId, NodeInfo, ObservedState};
+use convoke_model::{AgentInstance, ClusterId, NodeInfo, ObservedState, millis};
 use convoke_proto::v1::control_request::Message as FromAgent;
 use convoke_proto::v1::control_response::Message as ToAgent;
 use convoke_proto::{PROTOCOL_VERSION, v1};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Response, Status};
 
-use super::cluster::millis;
 use super::outgoing::{Outgoing, Streaming, stream};
 use super::{Context, refuse};
 use crate::owner::Hello;

@@ -1,14 +1,10 @@
 //! A coordinator in this process, and what every test needs.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use convoke_coordinator::{ServeError, ServeOptions, serve};
-use convoke_model::{
-    CheckpointPolicy, Collect, ContainerOptions, DeviceCount, DeviceKind, DeviceRequest, Framework, JobName,
-    JobSpec, RankLayout, ResourceLimits, RestartPolicy,
-};
+use convoke_model::{JobName, JobSpec};
 use convoke_proto::v1;
 use convoke_proto::v1::checkpoint_service_client::CheckpointServiceClient;
 use convoke_proto::v1::cluster_service_client::ClusterServiceClient;
@@ -132,34 +128,8 @@ pub(crate) fn submission(name: &str, key: &str) -> v1::SubmitJobRequest {
 /// One replica with one CPU slot.
 pub(crate) fn spec(name: &str) -> JobSpec {
     JobSpec {
-        name: JobName::new(name).unwrap(),
         project: "tests".to_owned(),
-        service: name.to_owned(),
-        project_dir: "/".to_owned(),
-        entrypoint: None,
-        command: vec!["train".to_owned()],
-        environment: BTreeMap::new(),
-        working_dir: None,
-        replicas: 1,
-        devices: DeviceRequest { kind: DeviceKind::Cpu, count: DeviceCount::Count(1) },
-        limits: ResourceLimits::default(),
-        layout: RankLayout::PerNode,
-        procs_per_task: None,
-        framework: Framework::Torch,
-        priority: 0,
-        restart: RestartPolicy::default(),
-        stop_signal: 15,
-        stop_grace: Duration::from_secs(10),
-        failure_grace: Duration::from_secs(2),
-        time_limit: None,
-        checkpoint: CheckpointPolicy::default(),
-        interface: None,
-        fence: None,
-        collect: Collect::NodeRankZero,
-        preflight: false,
-        constraints: Vec::new(),
-        image: None,
-        container: ContainerOptions::default(),
+        ..JobSpec::processes(JobName::new(name).unwrap(), vec!["train".to_owned()])
     }
 }
 

@@ -284,6 +284,41 @@ pub struct InvalidSpec {
 }
 
 impl JobSpec {
+    /// Host processes that run `command`: one replica with one CPU slot, everything else as a Compose
+    /// file leaves it that says no more.
+    pub fn processes(name: JobName, command: Vec<String>) -> Self {
+        Self {
+            project: name.to_string(),
+            service: name.to_string(),
+            name,
+            project_dir: "/".to_owned(),
+            entrypoint: None,
+            command,
+            environment: BTreeMap::new(),
+            working_dir: None,
+            replicas: 1,
+            devices: DeviceRequest { kind: DeviceKind::Cpu, count: DeviceCount::Count(1) },
+            limits: ResourceLimits::default(),
+            layout: RankLayout::default(),
+            procs_per_task: None,
+            framework: Framework::default(),
+            priority: 0,
+            restart: RestartPolicy::default(),
+            stop_signal: 15,
+            stop_grace: Duration::from_secs(10),
+            failure_grace: Duration::from_secs(2),
+            time_limit: None,
+            checkpoint: CheckpointPolicy::default(),
+            interface: None,
+            fence: None,
+            collect: Collect::default(),
+            preflight: false,
+            constraints: Vec::new(),
+            image: None,
+            container: ContainerOptions::default(),
+        }
+    }
+
     /// Checks the rules that hold on any cluster. The coordinator calls it again on every submit:
     /// it does not trust clients.
     pub fn validate(&self) -> Result<(), InvalidSpec> {

@@ -14,7 +14,6 @@ mod spec;
 mod spec_container;
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use convoke_model::InvalidId;
 
@@ -66,9 +65,4 @@ fn port(value: u32, field: &'static str) -> Result<u16, InvalidMessage> {
 
 fn address(value: &str, field: &'static str) -> Result<IpAddr, InvalidMessage> {
     value.parse().map_err(|_| invalid(field, format!("{value:?} is not an IP address")))
-}
-
-/// Milliseconds of a duration, saturating.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use convoke_model::{
     CheckpointPolicy, Collect, Constraint, ConstraintSubject, DeviceCount, DeviceRequest, Framework, JobSpec,
-    RankLayout, ResourceLimits, RestartPolicy, Shards,
+    RankLayout, ResourceLimits, RestartPolicy, Shards, millis,
 };
 
 use super::node::device_kind;
-use super::{InvalidMessage, choice, id, invalid, millis, required};
+use super::{InvalidMessage, choice, id, invalid, required};
 use crate::v1;
 
 impl From<JobSpec> for v1::JobSpec {

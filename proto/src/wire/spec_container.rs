@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use convoke_model::{
-    ContainerOptions, DependsCondition, FileGrant, Healthcheck, Mount, MountKind, PortMapping, Ulimit,
+    ContainerOptions, DependsCondition, FileGrant, Healthcheck, Mount, MountKind, PortMapping, Ulimit, millis,
 };
 
-use super::{InvalidMessage, all, choice, millis, port};
+use super::{InvalidMessage, all, choice, port};
 use crate::v1;
 
 impl From<ContainerOptions> for v1::ContainerOptions {

@@ -1,7 +1,6 @@
 //! Values that every test of the core is made of.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use convoke_model::*;
 
@@ -12,34 +11,11 @@ pub(crate) fn node_id(name: &str) -> NodeId {
 /// A job of `replicas` × `slots` CPU slots, one task per slot.
 pub(crate) fn spec(name: &str, replicas: u32, slots: u32) -> JobSpec {
     JobSpec {
-        name: JobName::new(name).unwrap(),
         project: "tests".to_owned(),
-        service: name.to_owned(),
-        project_dir: "/".to_owned(),
-        entrypoint: None,
-        command: vec!["true".to_owned()],
-        environment: BTreeMap::new(),
-        working_dir: None,
         replicas,
         devices: DeviceRequest { kind: DeviceKind::Cpu, count: DeviceCount::Count(slots) },
-        limits: ResourceLimits::default(),
         layout: RankLayout::PerGpu,
-        procs_per_task: None,
-        framework: Framework::Torch,
-        priority: 0,
-        restart: RestartPolicy::default(),
-        stop_signal: 15,
-        stop_grace: Duration::from_secs(10),
-        failure_grace: Duration::from_secs(2),
-        time_limit: None,
-        checkpoint: CheckpointPolicy::default(),
-        interface: None,
-        fence: None,
-        collect: Collect::NodeRankZero,
-        preflight: false,
-        constraints: Vec::new(),
-        image: None,
-        container: ContainerOptions::default(),
+        ..JobSpec::processes(JobName::new(name).unwrap(), vec!["true".to_owned()])
     }
 }
 
