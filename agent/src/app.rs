@@ -116,6 +116,8 @@ fn node_info(host: &Host, options: &AgentOptions) -> NodeInfo {
         devices: host.inventory.clone(),
         runtimes: options.allow_processes.then_some(RuntimeKind::Process).into_iter().collect(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        gpu_injection: None,
+        engine: None,
     }
 }
 

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::accept::Stamp;
+use crate::files::HostMount;
 use crate::home::Home;
 
 /// Why the ledger could not be read or written.
@@ -42,6 +43,9 @@ pub struct Record {
     /// With what its tasks were started.
     #[serde(default)]
     pub rendezvous: Option<Rendezvous>,
+    /// What its tasks find where the job has mounts.
+    #[serde(default)]
+    pub mounts: Vec<HostMount>,
     /// The directory of the checkpoint that it starts from.
     #[serde(default)]
     pub resume: Option<PathBuf>,
@@ -55,7 +59,14 @@ pub struct Record {
 
 impl Record {
     pub fn new(desired: DesiredReplica) -> Self {
-        Self { desired, rendezvous: None, resume: None, exits: BTreeMap::new(), ended: false }
+        Self {
+            desired,
+            rendezvous: None,
+            mounts: Vec::new(),
+            resume: None,
+            exits: BTreeMap::new(),
+            ended: false,
+        }
     }
 }
 

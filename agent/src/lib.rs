@@ -12,6 +12,7 @@ pub mod clock;
 pub mod conditions;
 pub mod devices;
 pub mod env;
+pub mod files;
 pub mod home;
 pub mod host;
 pub mod interfaces;

@@ -58,6 +58,12 @@ pub struct Held {
     pub master_port: u16,
     /// One per task, in rank order.
     pub task_ports: Vec<u16>,
+    /// Where this agent answers its peers' probes until the tasks start.
+    #[serde(default)]
+    pub probe_port: Option<u16>,
+    /// The engine's id of the image that was prepared.
+    #[serde(default)]
+    pub image: Option<String>,
 }
 
 impl Replica {
@@ -102,6 +108,8 @@ impl Replica {
                 address: held.address,
                 master_port: held.master_port,
                 task_ports: held.task_ports.clone(),
+                probe_port: held.probe_port,
+                image: held.image.clone(),
             },
             Stage::Refused { message, retryable } => {
                 ReplicaPhase::Refused { message: message.clone(), retryable: *retryable }
@@ -123,7 +131,7 @@ impl Replica {
 fn task_phase(status: Option<&TaskStatus>) -> TaskPhase {
     match status {
         None => TaskPhase::Waiting,
-        Some(TaskStatus::Running { pid }) => TaskPhase::Running { pid: *pid },
+        Some(TaskStatus::Running { pid }) => TaskPhase::Running { pid: *pid, health: None },
         Some(TaskStatus::Exited(exit) | TaskStatus::Ended(exit)) => TaskPhase::Exited(exit.clone()),
     }
 }

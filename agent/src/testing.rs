@@ -46,6 +46,7 @@ pub(crate) fn rendezvous(replica: &DesiredReplica) -> Rendezvous {
             rank: Rank(placement.first_rank.0 + i),
             address: [127, 0, 0, 1].into(),
             port: 20_000 + u16::try_from(i).unwrap(),
+            probe_port: None,
         })
         .collect();
     Rendezvous {

@@ -135,7 +135,7 @@ async fn a_killed_agents_tasks_go_on_and_the_next_one_reports_what_happened_mean
     until("rank 0's end", || (site.path("go.done").exists() && !is_alive(&rank_0)).then_some(())).await;
     let _agent = site.agent(&coordinator.url());
     let both = |r: &ObservedReplica| match (&r.tasks[0].phase, &r.tasks[1].phase) {
-        (TaskPhase::Exited(exit), TaskPhase::Running { pid }) => Some((exit.clone(), *pid)),
+        (TaskPhase::Exited(exit), TaskPhase::Running { pid, .. }) => Some((exit.clone(), *pid)),
         _ => None,
     };
     let (exit, pid) = coordinator.wait_replica(&replica, "one exit and one running task", both).await;

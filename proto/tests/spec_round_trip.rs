@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use convoke_model::{
     CheckpointPolicy, Collect, Constraint, ConstraintSubject, ContainerOptions, DependsCondition,
-    DeviceCount, DeviceKind, DeviceRequest, FileGrant, Framework, Healthcheck, JobName, JobSpec, Mount,
-    MountKind, PortMapping, RankLayout, ResourceLimits, RestartPolicy, Shards, Ulimit,
+    DeviceCount, DeviceKind, DeviceRequest, Digest, FileGrant, Framework, Healthcheck, JobName, JobSpec,
+    Mount, MountKind, PortMapping, RankLayout, ResourceLimits, RestartPolicy, Shards, TreeRef, Ulimit,
 };
 use convoke_proto::{InvalidMessage, v1};
 use prop::collection::{btree_map, vec};
@@ -48,14 +48,19 @@ fn constraint() -> impl Strategy<Value = Constraint> {
     (subject, any::<bool>(), text()).prop_map(|(subject, equal, value)| Constraint { subject, equal, value })
 }
 
+fn tree() -> impl Strategy<Value = TreeRef> {
+    (any::<[u8; 32]>(), any::<u64>(), any::<u64>()).prop_map(|(digest, files, bytes)| TreeRef {
+        digest: Digest(digest),
+        files,
+        bytes,
+    })
+}
+
 fn mount() -> impl Strategy<Value = Mount> {
     let kind = select(vec![MountKind::Bind, MountKind::Volume, MountKind::Tmpfs]);
-    (kind, text(), text(), any::<bool>()).prop_map(|(kind, source, target, read_only)| Mount {
-        kind,
-        source,
-        target,
-        read_only,
-    })
+    (kind, text(), text(), any::<bool>(), of(tree())).prop_map(
+        |(kind, source, target, read_only, content)| Mount { kind, source, target, read_only, content },
+    )
 }
 
 fn port() -> impl Strategy<Value = PortMapping> {
@@ -80,11 +85,8 @@ fn healthcheck() -> impl Strategy<Value = Healthcheck> {
 }
 
 fn grants() -> impl Strategy<Value = Vec<FileGrant>> {
-    let grant = (text(), of(text()), of(text())).prop_map(|(source, file, target)| FileGrant {
-        source,
-        file,
-        target,
-    });
+    let grant = (text(), of(text()), of(text()), of(tree()))
+        .prop_map(|(source, file, target, content)| FileGrant { source, file, target, content });
     vec(grant, 0..3)
 }
 
@@ -108,6 +110,7 @@ fn container() -> impl Strategy<Value = ContainerOptions> {
         grants(),
         grants(),
         btree_map(text(), condition, 0..3),
+        (of(text()), of(tree())),
     );
     (names, lists, rest).prop_map(|(names, lists, rest)| ContainerOptions {
         container_name: names.0,
@@ -131,6 +134,8 @@ fn container() -> impl Strategy<Value = ContainerOptions> {
         secrets: rest.7,
         configs: rest.8,
         depends_on: rest.9,
+        image_digest: rest.10.0,
+        image_content: rest.10.1,
     })
 }
 

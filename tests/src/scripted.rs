@@ -73,7 +73,7 @@ impl ScriptedAgent {
             match next(&mut self.stream).await.expect("the session goes on") {
                 control_response::Message::Desired(desired) => return desired,
                 control_response::Message::Heartbeat(_) => {}
-                other @ control_response::Message::Welcome(_) => panic!("a second welcome: {other:?}"),
+                other => panic!("neither a desired state nor a heartbeat: {other:?}"),
             }
         }
     }
@@ -124,11 +124,16 @@ impl ScriptedAgent {
         use v1::desired_replica::Goal;
         use v1::{observed_replica, observed_task};
         let replica = self.replica(|r| matches!(r.goal, Some(Goal::Prepared(_)))).await;
-        let ready = v1::PhaseReady { address: "127.0.0.1".to_owned(), master_port: 1, task_ports: vec![2] };
+        let ready = v1::PhaseReady {
+            address: "127.0.0.1".to_owned(),
+            master_port: 1,
+            task_ports: vec![2],
+            ..Default::default()
+        };
         let waiting = observed_task::Phase::Waiting(v1::TaskWaiting {});
         self.report(&replica, observed_replica::Phase::Ready(ready), waiting).await;
         let replica = self.replica(|r| matches!(r.goal, Some(Goal::Running(_)))).await;
-        let running = observed_task::Phase::Running(v1::TaskRunning { pid: 1 });
+        let running = observed_task::Phase::Running(v1::TaskRunning { pid: 1, health: 0 });
         self.report(&replica, observed_replica::Phase::Started(v1::PhaseStarted {}), running).await;
         replica
     }

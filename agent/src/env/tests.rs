@@ -96,6 +96,7 @@ impl Gang {
             rank: Rank(rank),
             address: format!("10.0.0.{}", node + 1).parse().unwrap(),
             port: 40_000 + u16::try_from(rank).unwrap(),
+            probe_port: None,
         };
         Rendezvous {
             master_addr: "10.0.0.1".parse().unwrap(),

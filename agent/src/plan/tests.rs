@@ -21,7 +21,13 @@ fn ended() -> Option<TaskStatus> {
 }
 
 fn held() -> Held {
-    Held { address: [127, 0, 0, 1].into(), master_port: 1, task_ports: vec![2, 3] }
+    Held {
+        address: [127, 0, 0, 1].into(),
+        master_port: 1,
+        task_ports: vec![2, 3],
+        probe_port: None,
+        image: None,
+    }
 }
 
 fn goal_running(replica: &DesiredReplica) -> ReplicaGoal {

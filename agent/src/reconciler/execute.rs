@@ -144,6 +144,7 @@ impl Slot {
         match done {
             Done::Prepared(Ok(prepared)) => {
                 self.record.resume = prepared.resume;
+                self.record.mounts = prepared.mounts;
                 self.ports = prepared.ports;
                 self.replica.stage = Stage::Ready(prepared.held);
             }

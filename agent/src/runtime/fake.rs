@@ -238,6 +238,7 @@ mod tests {
             environment: BTreeMap::new(),
             working_dir: "/".into(),
             stop_signal: 15,
+            container: None,
         };
         runtime.start(spec).await.unwrap();
         (dir, runtime, key)

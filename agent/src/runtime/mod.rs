@@ -25,7 +25,7 @@ pub use fake::FakeRuntime;
 pub use layout::TaskDir;
 pub(crate) use layout::{Started, TaskRecord};
 pub use process::ProcessRuntime;
-pub use task::{TaskKey, TaskSpec, working_dir};
+pub use task::{Container, TaskKey, TaskSpec, working_dir};
 
 /// Where a task is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use convoke_model::{JobSpec, NodeId, Rank, ReplicaKey};
+use convoke_model::{
+    ContainerOptions, DeviceId, GpuInjection, JobSpec, NodeId, Rank, ReplicaKey, ResourceLimits,
+};
 use serde::{Deserialize, Serialize};
+
+use crate::files::HostMount;
 
 /// Names a task on this node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,7 +28,7 @@ impl fmt::Display for TaskKey {
 }
 
 /// A task, ready to be started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskSpec {
     pub key: TaskKey,
     /// This node, for messages.
@@ -38,6 +42,36 @@ pub struct TaskSpec {
     pub working_dir: PathBuf,
     /// Signal number that asks the task to end.
     pub stop_signal: i32,
+    /// The container that it runs in; `None` is a process of the host.
+    #[serde(default)]
+    pub container: Option<Box<Container>>,
+}
+
+/// What only a container has. For one, `argv` and `working_dir` of the [`TaskSpec`] are not used:
+/// what is left out here is the image's own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Container {
+    /// Name on the engine; unique on the host for each generation and task.
+    pub name: String,
+    /// The engine's id of the image, as prepared.
+    pub image: String,
+    pub entrypoint: Option<Vec<String>>,
+    /// Empty is the image's own, unless there is an entrypoint.
+    pub command: Vec<String>,
+    pub working_dir: Option<String>,
+    /// The job's mounts, and Convoke's own.
+    pub mounts: Vec<HostMount>,
+    /// As the job has them; `volumes`, `secrets` and `configs` are in `mounts` already.
+    pub options: ContainerOptions,
+    pub limits: ResourceLimits,
+    /// UUIDs of the job's GPUs on this node: each task sees all of them, its local rank picks.
+    pub gpus: Vec<DeviceId>,
+    pub gpu_injection: Option<GpuInjection>,
+    /// The job is a gang of several replicas: host networking unless it says otherwise.
+    pub gang: bool,
+    /// Name of the container of the same replica whose IPC namespace it joins; `None` for the first,
+    /// which makes the namespace.
+    pub ipc_of: Option<String>,
 }
 
 /// The directory a job's tasks start in: its working directory, resolved against its project's.

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use convoke_model::{DesiredReplica, NodeAddress};
 
 use crate::checkpoint::fetch;
+use crate::files::HostMount;
 use crate::host::Host;
 use crate::ports::HeldPort;
 use crate::replica::{Held, task_ranks};
 use crate::work::checkpoint_dir;
-use crate::{interfaces, runtime};
+use crate::{files, interfaces, runtime};
 
 /// A replica that can be started.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub struct Prepared {
     pub held: Held,
     /// Held until the tasks start.
     pub ports: Vec<HeldPort>,
+    pub mounts: Vec<HostMount>,
     /// Directory of the checkpoint to start from.
     pub resume: Option<PathBuf>,
 }
@@ -98,9 +100,16 @@ async fn hold_and_fetch(
         }
         None => None,
     };
+    let mounts = files::lay_out(host, desired).await?;
     let numbers: Vec<u16> = ports.iter().map(HeldPort::port).collect();
     let (master_port, task_ports) =
         numbers.split_first().ok_or_else(|| Refusal::for_now("no ports were held"))?;
-    let held = Held { address: data.address, master_port: *master_port, task_ports: task_ports.to_vec() };
-    Ok(Prepared { held, ports, resume })
+    let held = Held {
+        address: data.address,
+        master_port: *master_port,
+        task_ports: task_ports.to_vec(),
+        probe_port: None,
+        image: None,
+    };
+    Ok(Prepared { held, ports, mounts, resume })
 }

@@ -90,6 +90,7 @@ fn task_spec(host: &Host, start: &Start, rank: Rank) -> Result<TaskSpec, String>
         environment: environment.variables,
         working_dir: working_dir(&desired.spec),
         stop_signal: desired.spec.stop_signal,
+        container: None,
     })
 }
 

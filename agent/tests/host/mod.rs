@@ -60,6 +60,7 @@ impl Host {
             environment: BTreeMap::new(),
             working_dir: self.dir.path().to_owned(),
             stop_signal: 15,
+            container: None,
         }
     }
 

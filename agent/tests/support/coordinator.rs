@@ -162,7 +162,7 @@ impl Coordinator {
     /// Waits until every task of the replica runs; their process ids.
     pub async fn wait_running(&self, replica: &DesiredReplica) -> Vec<u32> {
         let pid = |phase: &TaskPhase| match phase {
-            TaskPhase::Running { pid } => Some(*pid),
+            TaskPhase::Running { pid, .. } => Some(*pid),
             TaskPhase::Waiting | TaskPhase::Exited(_) => None,
         };
         self.wait_replica(replica, "running tasks", |r| r.tasks.iter().map(|t| pid(&t.phase)).collect()).await

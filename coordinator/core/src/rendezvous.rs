@@ -12,7 +12,8 @@ pub(crate) fn rendezvous(job: &Job, members: &[Member<'_>]) -> Result<Rendezvous
     let mut master = None;
     for member in members {
         let placement = member.placement;
-        let Some(ReplicaPhase::Ready { address, master_port, task_ports }) = member.phase() else {
+        let Some(ReplicaPhase::Ready { address, master_port, task_ports, probe_port, .. }) = member.phase()
+        else {
             return Err(placement.node.clone());
         };
         let tasks = placement.task_count(&job.spec);
@@ -27,6 +28,7 @@ pub(crate) fn rendezvous(job: &Job, members: &[Member<'_>]) -> Result<Rendezvous
             rank,
             address: *address,
             port,
+            probe_port: *probe_port,
         }));
     }
     let (master_addr, master_port) = master.expect("a gang has at least one replica");
@@ -42,7 +44,7 @@ pub(crate) fn task_ranks(placement: &ReplicaPlacement, tasks: u32) -> impl Itera
 
 /// True if the ports that a ready replica holds now are those that the others were told.
 pub(crate) fn meets(job: &Job, member: &Member<'_>, told: &Rendezvous) -> bool {
-    let Some(ReplicaPhase::Ready { address, master_port, task_ports }) = member.phase() else {
+    let Some(ReplicaPhase::Ready { address, master_port, task_ports, .. }) = member.phase() else {
         return true;
     };
     let is_master = member.placement.node_rank == NodeRank(0);

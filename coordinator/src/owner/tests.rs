@@ -32,6 +32,8 @@ fn hello(node: &str) -> Event {
         devices: Vec::new(),
         runtimes: Vec::new(),
         agent_version: String::new(),
+        gpu_injection: None,
+        engine: None,
     };
     Event::NodeHello { info, instance: AgentInstance::new("i").unwrap(), cluster: None }
 }

@@ -43,6 +43,8 @@ pub(crate) fn hello(node: &str, instance: &str) -> v1::Hello {
         devices: vec![device],
         runtimes: vec![RuntimeKind::Process],
         agent_version: "test".to_owned(),
+        gpu_injection: None,
+        engine: None,
     };
     v1::Hello {
         protocol_version: convoke_proto::PROTOCOL_VERSION,
@@ -141,8 +143,12 @@ impl Agent {
     /// Takes the job that comes from its placement to running; returns its generation.
     pub(crate) async fn run(&mut self) -> u64 {
         self.until(|d| d.replicas.iter().any(|r| matches!(r.goal, Some(Goal::Prepared(_))))).await;
-        let ready =
-            v1::PhaseReady { address: "127.0.0.1".to_owned(), master_port: 4000, task_ports: vec![4001] };
+        let ready = v1::PhaseReady {
+            address: "127.0.0.1".to_owned(),
+            master_port: 4000,
+            task_ports: vec![4001],
+            ..Default::default()
+        };
         self.report(Phase::Ready(ready), TaskPhase::Waiting(v1::TaskWaiting {})).await;
         self.until(|d| d.replicas.iter().any(|r| matches!(r.goal, Some(Goal::Running(_))))).await;
         self.report_running().await;
@@ -150,8 +156,11 @@ impl Agent {
     }
 
     pub(crate) async fn report_running(&self) {
-        self.report(Phase::Started(v1::PhaseStarted {}), TaskPhase::Running(v1::TaskRunning { pid: 7 }))
-            .await;
+        self.report(
+            Phase::Started(v1::PhaseStarted {}),
+            TaskPhase::Running(v1::TaskRunning { pid: 7, health: 0 }),
+        )
+        .await;
     }
 
     /// Reports that the task ended with this code, and waits until that is acknowledged.

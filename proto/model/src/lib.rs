@@ -6,6 +6,7 @@
 //! reader), so the rest of the code can trust them. All types serialise with serde: the ledger
 //! keeps them as JSON, so new fields need a `#[serde(default)]`.
 
+mod artifact;
 mod checkpoint;
 mod desired;
 mod event;
@@ -16,7 +17,9 @@ mod observed;
 mod placement;
 mod spec;
 mod time;
+mod tree;
 
+pub use artifact::*;
 pub use checkpoint::*;
 pub use desired::*;
 pub use event::*;
@@ -27,3 +30,4 @@ pub use observed::*;
 pub use placement::*;
 pub use spec::*;
 pub use time::*;
+pub use tree::*;

@@ -17,6 +17,24 @@ pub struct NodeInfo {
     pub devices: Vec<Device>,
     pub runtimes: Vec<RuntimeKind>,
     pub agent_version: String,
+    /// How containers get their GPUs; `None` where there is no engine or no GPU.
+    #[serde(default)]
+    pub gpu_injection: Option<GpuInjection>,
+    /// The container engine and its version, for people.
+    #[serde(default)]
+    pub engine: Option<String>,
+}
+
+/// How a container is given GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuInjection {
+    /// A device request to NVIDIA's container toolkit.
+    Nvidia,
+    /// Container Device Interface names; engines from 25 on.
+    Cdi,
+    /// Device nodes and the driver's libraries, read-only: hosts without NVIDIA's toolkit.
+    Direct,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -34,6 +34,12 @@ pub enum ReplicaPhase {
         address: IpAddr,
         master_port: u16,
         task_ports: Vec<u16>,
+        /// Where it answers its peers' reachability probes until the tasks start.
+        #[serde(default)]
+        probe_port: Option<u16>,
+        /// The engine's id of the image that its tasks will run.
+        #[serde(default)]
+        image: Option<String>,
     },
     /// It could not be prepared; nothing runs and nothing is held.
     Refused {
@@ -53,10 +59,25 @@ pub struct ObservedTask {
     pub phase: TaskPhase,
 }
 
+/// What a container's health check says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Within its start period, or not checked yet.
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskPhase {
     Waiting,
-    Running { pid: u32 },
+    Running {
+        pid: u32,
+        /// `None` without a health check.
+        #[serde(default)]
+        health: Option<Health>,
+    },
     Exited(TaskExit),
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::JobName;
+use crate::{JobName, TreeRef};
 
 /// The largest gang that a spec may ask for; a larger number is taken for a mistake.
 pub const MAX_REPLICAS: u32 = 100_000;
@@ -210,6 +210,12 @@ pub struct ContainerOptions {
     pub network_mode: Option<String>,
     pub hostname: Option<String>,
     pub extra_hosts: Vec<String>,
+    /// The registry's manifest that `image` meant at submit (`sha256:…`): every node runs these bits.
+    #[serde(default)]
+    pub image_digest: Option<String>,
+    /// The image itself, as `docker save` unpacks, where no registry has it.
+    #[serde(default)]
+    pub image_content: Option<TreeRef>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,6 +225,10 @@ pub struct Mount {
     pub source: String,
     pub target: String,
     pub read_only: bool,
+    /// What the submitter's directory (a bind with a relative source) held at submit; the nodes lay it
+    /// out. `None` for what is the node's own.
+    #[serde(default)]
+    pub content: Option<TreeRef>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -264,6 +274,9 @@ pub struct FileGrant {
     /// The submitter's file.
     pub file: Option<String>,
     pub target: Option<String>,
+    /// What the file held at submit.
+    #[serde(default)]
+    pub content: Option<TreeRef>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,12 +1,8 @@
 //! Checkpoints, shards and their files.
 
-use std::path::{Component, Path};
+use convoke_model::{Checkpoint, CheckpointRef, CheckpointState, Generation, Rank, Shard, ShardFile, Step};
 
-use convoke_model::{
-    Checkpoint, CheckpointRef, CheckpointState, Digest, Generation, Rank, Shard, ShardFile, Step,
-};
-
-use super::{InvalidMessage, all, id, invalid};
+use super::{InvalidMessage, all, digest, id, invalid, relative_path};
 use crate::v1;
 
 impl From<CheckpointRef> for v1::CheckpointRef {
@@ -74,17 +70,15 @@ impl From<ShardFile> for v1::ShardFile {
 impl TryFrom<v1::ShardFile> for ShardFile {
     type Error = InvalidMessage;
     fn try_from(wire: v1::ShardFile) -> Result<Self, InvalidMessage> {
-        let plain = wire.path.split('/').all(|part| !part.is_empty() && part != ".")
-            && Path::new(&wire.path).components().all(|c| matches!(c, Component::Normal(_)));
-        if !plain || wire.path.contains(['\0', '\\']) || wire.path.len() > 1024 {
+        relative_path(&wire.path, "file.path")?;
+        if wire.path.contains('\\') || wire.path.len() > 1024 {
             return Err(invalid(
                 "file.path",
                 format!("{:?} is not a plain path below the checkpoint", wire.path),
             ));
         }
-        let digest = <[u8; 32]>::try_from(wire.sha256.as_ref())
-            .map_err(|_| invalid("file.sha256", format!("has {} bytes, not 32", wire.sha256.len())))?;
-        Ok(Self { path: wire.path, size: wire.size, digest: Digest(digest) })
+        let digest = digest(&wire.sha256, "file.sha256")?;
+        Ok(Self { path: wire.path, size: wire.size, digest })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Towards the wire nothing can fail. From the wire everything is checked once, here: what comes out
 //! is valid, and what does not says which field was missing or wrong.
 
+mod artifact;
 mod checkpoint;
 mod desired;
 mod event;
@@ -12,10 +13,12 @@ mod observed;
 mod placement;
 mod spec;
 mod spec_container;
+mod tree;
 
 use std::net::IpAddr;
+use std::path::{Component, Path};
 
-use convoke_model::InvalidId;
+use convoke_model::{Digest, InvalidId};
 
 /// Why a message is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,11 +59,35 @@ fn all<W, M: TryFrom<W, Error = InvalidMessage>>(items: Vec<W>) -> Result<Vec<M>
     items.into_iter().map(M::try_from).collect()
 }
 
+/// The longest path that a file system takes, Linux's `PATH_MAX`.
+const MAX_PATH: usize = 4096;
+
+/// A path that leads only downwards: no `..`, no `.`, not absolute, no empty part.
+fn relative_path(path: &str, field: &'static str) -> Result<(), InvalidMessage> {
+    let plain = path.split('/').all(|part| !part.is_empty() && part != ".")
+        && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
+    if !plain || path.contains('\0') || path.len() > MAX_PATH {
+        return Err(invalid(field, format!("{path:?} is not a plain relative path")));
+    }
+    Ok(())
+}
+
+fn digest(bytes: &[u8], field: &'static str) -> Result<Digest, InvalidMessage> {
+    let digest =
+        bytes.try_into().map_err(|_| invalid(field, format!("has {} bytes, not 32", bytes.len())))?;
+    Ok(Digest(digest))
+}
+
 fn port(value: u32, field: &'static str) -> Result<u16, InvalidMessage> {
     match u16::try_from(value) {
         Ok(port) if port != 0 => Ok(port),
         _ => Err(invalid(field, format!("{value} is not a port number"))),
     }
+}
+
+/// 0 is none.
+fn optional_port(value: u32, field: &'static str) -> Result<Option<u16>, InvalidMessage> {
+    (value != 0).then(|| port(value, field)).transpose()
 }
 
 fn address(value: &str, field: &'static str) -> Result<IpAddr, InvalidMessage> {

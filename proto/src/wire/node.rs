@@ -1,6 +1,8 @@
 //! Nodes as agents describe them.
 
-use convoke_model::{Condition, Device, DeviceKind, NodeAddress, NodeInfo, NodeState, RuntimeKind};
+use convoke_model::{
+    Condition, Device, DeviceKind, GpuInjection, NodeAddress, NodeInfo, NodeState, RuntimeKind,
+};
 
 use super::{InvalidMessage, address, all, choice, id, invalid};
 use crate::v1;
@@ -39,6 +41,8 @@ impl From<NodeInfo> for v1::NodeInfo {
             devices: info.devices.into_iter().map(Into::into).collect(),
             runtimes: info.runtimes.into_iter().map(runtime).collect(),
             agent_version: info.agent_version,
+            gpu_injection: info.gpu_injection.map_or(v1::GpuInjection::Unspecified, Into::into).into(),
+            engine: info.engine.unwrap_or_default(),
         }
     }
 }
@@ -72,8 +76,30 @@ impl TryFrom<v1::NodeInfo> for NodeInfo {
             addresses: all(wire.addresses)?,
             runtimes: wire.runtimes.into_iter().map(runtime).collect::<Result<_, _>>()?,
             agent_version: wire.agent_version,
+            gpu_injection: gpu_injection(wire.gpu_injection)?,
+            engine: (!wire.engine.is_empty()).then_some(wire.engine),
             devices,
         })
+    }
+}
+
+impl From<GpuInjection> for v1::GpuInjection {
+    fn from(injection: GpuInjection) -> Self {
+        match injection {
+            GpuInjection::Nvidia => Self::Nvidia,
+            GpuInjection::Cdi => Self::Cdi,
+            GpuInjection::Direct => Self::Direct,
+        }
+    }
+}
+
+fn gpu_injection(value: i32) -> Result<Option<GpuInjection>, InvalidMessage> {
+    match v1::GpuInjection::try_from(value) {
+        Ok(v1::GpuInjection::Unspecified) => Ok(None),
+        Ok(v1::GpuInjection::Nvidia) => Ok(Some(GpuInjection::Nvidia)),
+        Ok(v1::GpuInjection::Cdi) => Ok(Some(GpuInjection::Cdi)),
+        Ok(v1::GpuInjection::Direct) => Ok(Some(GpuInjection::Direct)),
+        Err(_) => Err(invalid("node.gpu_injection", format!("{value} is not a known value"))),
     }
 }
 

@@ -1,11 +1,11 @@
 //! What an agent reports.
 
 use convoke_model::{
-    Epoch, Generation, NodeRank, ObservedReplica, ObservedState, ObservedTask, Rank, ReplicaKey,
+    Epoch, Generation, Health, NodeRank, ObservedReplica, ObservedState, ObservedTask, Rank, ReplicaKey,
     ReplicaPhase, Revision, TaskPhase,
 };
 
-use super::{InvalidMessage, address, all, id, port, required};
+use super::{InvalidMessage, address, all, id, invalid, optional_port, port, required};
 use crate::v1;
 use crate::v1::{observed_replica, observed_task};
 
@@ -36,11 +36,15 @@ impl From<ObservedReplica> for v1::ObservedReplica {
         use observed_replica::Phase;
         let phase = match replica.phase {
             ReplicaPhase::Preparing => Phase::Preparing(v1::PhasePreparing {}),
-            ReplicaPhase::Ready { address, master_port, task_ports } => Phase::Ready(v1::PhaseReady {
-                address: address.to_string(),
-                master_port: master_port.into(),
-                task_ports: task_ports.into_iter().map(Into::into).collect(),
-            }),
+            ReplicaPhase::Ready { address, master_port, task_ports, probe_port, image } => {
+                Phase::Ready(v1::PhaseReady {
+                    address: address.to_string(),
+                    master_port: master_port.into(),
+                    task_ports: task_ports.into_iter().map(Into::into).collect(),
+                    probe_port: probe_port.unwrap_or(0).into(),
+                    image: image.unwrap_or_default(),
+                })
+            }
             ReplicaPhase::Refused { message, retryable } => {
                 Phase::Refused(v1::PhaseRefused { message, retryable })
             }
@@ -71,6 +75,8 @@ impl TryFrom<v1::ObservedReplica> for ObservedReplica {
                     .into_iter()
                     .map(|p| port(p, "ready.task_ports"))
                     .collect::<Result<_, _>>()?,
+                probe_port: optional_port(ready.probe_port, "ready.probe_port")?,
+                image: (!ready.image.is_empty()).then_some(ready.image),
             },
             Phase::Refused(v1::PhaseRefused { message, retryable }) => {
                 ReplicaPhase::Refused { message, retryable }
@@ -92,7 +98,10 @@ impl From<ObservedTask> for v1::ObservedTask {
         use observed_task::Phase;
         let phase = match task.phase {
             TaskPhase::Waiting => Phase::Waiting(v1::TaskWaiting {}),
-            TaskPhase::Running { pid } => Phase::Running(v1::TaskRunning { pid }),
+            TaskPhase::Running { pid, health } => {
+                let health = health.map_or(v1::Health::Unspecified, Into::into);
+                Phase::Running(v1::TaskRunning { pid, health: health.into() })
+            }
             TaskPhase::Exited(exit) => Phase::Exited(exit.into()),
         };
         Self { rank: task.rank.0, phase: Some(phase) }
@@ -105,9 +114,31 @@ impl TryFrom<v1::ObservedTask> for ObservedTask {
         use observed_task::Phase;
         let phase = match required(wire.phase, "task.phase")? {
             Phase::Waiting(_) => TaskPhase::Waiting,
-            Phase::Running(v1::TaskRunning { pid }) => TaskPhase::Running { pid },
+            Phase::Running(v1::TaskRunning { pid, health: value }) => {
+                TaskPhase::Running { pid, health: health(value)? }
+            }
             Phase::Exited(exit) => TaskPhase::Exited(exit.try_into()?),
         };
         Ok(Self { rank: Rank(wire.rank), phase })
+    }
+}
+
+impl From<Health> for v1::Health {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::Starting => Self::Starting,
+            Health::Healthy => Self::Healthy,
+            Health::Unhealthy => Self::Unhealthy,
+        }
+    }
+}
+
+fn health(value: i32) -> Result<Option<Health>, InvalidMessage> {
+    match v1::Health::try_from(value) {
+        Ok(v1::Health::Unspecified) => Ok(None),
+        Ok(v1::Health::Starting) => Ok(Some(Health::Starting)),
+        Ok(v1::Health::Healthy) => Ok(Some(Health::Healthy)),
+        Ok(v1::Health::Unhealthy) => Ok(Some(Health::Unhealthy)),
+        Err(_) => Err(invalid("task.health", format!("{value} is not a known value"))),
     }
 }

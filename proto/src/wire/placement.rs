@@ -2,7 +2,7 @@
 
 use convoke_model::{NodeRank, Peer, Rank, Rendezvous, ReplicaPlacement};
 
-use super::{InvalidMessage, address, all, id, port};
+use super::{InvalidMessage, address, all, id, optional_port, port};
 use crate::v1;
 
 impl From<ReplicaPlacement> for v1::Replica {
@@ -62,6 +62,7 @@ impl From<Peer> for v1::Peer {
             rank: peer.rank.0,
             address: peer.address.to_string(),
             port: peer.port.into(),
+            probe_port: peer.probe_port.unwrap_or(0).into(),
         }
     }
 }
@@ -75,6 +76,7 @@ impl TryFrom<v1::Peer> for Peer {
             rank: Rank(wire.rank),
             address: address(&wire.address, "peer.address")?,
             port: port(wire.port, "peer.port")?,
+            probe_port: optional_port(wire.probe_port, "peer.probe_port")?,
         })
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use convoke_model::{
-    ContainerOptions, DependsCondition, FileGrant, Healthcheck, Mount, MountKind, PortMapping, Ulimit, millis,
+    ContainerOptions, DependsCondition, FileGrant, Healthcheck, Mount, MountKind, PortMapping, TreeRef,
+    Ulimit, millis,
 };
 
 use super::{InvalidMessage, all, choice, port};
@@ -38,6 +39,8 @@ impl From<ContainerOptions> for v1::ContainerOptions {
             network_mode: options.network_mode,
             hostname: options.hostname,
             extra_hosts: options.extra_hosts,
+            image_digest: options.image_digest,
+            image_content: options.image_content.map(Into::into),
         }
     }
 }
@@ -68,8 +71,8 @@ impl TryFrom<v1::ContainerOptions> for ContainerOptions {
             ports: all(wire.ports)?,
             expose: wire.expose,
             healthcheck: wire.healthcheck.map(Into::into),
-            secrets: wire.secrets.into_iter().map(Into::into).collect(),
-            configs: wire.configs.into_iter().map(Into::into).collect(),
+            secrets: all(wire.secrets)?,
+            configs: all(wire.configs)?,
             depends_on: wire
                 .depends_on
                 .into_iter()
@@ -79,6 +82,8 @@ impl TryFrom<v1::ContainerOptions> for ContainerOptions {
             network_mode: wire.network_mode,
             hostname: wire.hostname,
             extra_hosts: wire.extra_hosts,
+            image_digest: wire.image_digest,
+            image_content: tree(wire.image_content)?,
         })
     }
 }
@@ -90,7 +95,13 @@ impl From<Mount> for v1::Mount {
             MountKind::Volume => v1::MountKind::Volume,
             MountKind::Tmpfs => v1::MountKind::Tmpfs,
         };
-        Self { kind: kind.into(), source: mount.source, target: mount.target, read_only: mount.read_only }
+        Self {
+            kind: kind.into(),
+            source: mount.source,
+            target: mount.target,
+            read_only: mount.read_only,
+            content: mount.content.map(Into::into),
+        }
     }
 }
 
@@ -103,7 +114,13 @@ impl TryFrom<v1::Mount> for Mount {
             v1::MountKind::Volume => Some(MountKind::Volume),
             v1::MountKind::Tmpfs => Some(MountKind::Tmpfs),
         })?;
-        Ok(Self { kind, source: wire.source, target: wire.target, read_only: wire.read_only })
+        Ok(Self {
+            kind,
+            source: wire.source,
+            target: wire.target,
+            read_only: wire.read_only,
+            content: tree(wire.content)?,
+        })
     }
 }
 
@@ -168,12 +185,23 @@ impl From<v1::Healthcheck> for Healthcheck {
 
 impl From<FileGrant> for v1::FileGrant {
     fn from(grant: FileGrant) -> Self {
-        Self { source: grant.source, file: grant.file, target: grant.target }
+        Self {
+            source: grant.source,
+            file: grant.file,
+            target: grant.target,
+            content: grant.content.map(Into::into),
+        }
     }
 }
 
-impl From<v1::FileGrant> for FileGrant {
-    fn from(wire: v1::FileGrant) -> Self {
-        Self { source: wire.source, file: wire.file, target: wire.target }
+impl TryFrom<v1::FileGrant> for FileGrant {
+    type Error = InvalidMessage;
+    fn try_from(wire: v1::FileGrant) -> Result<Self, InvalidMessage> {
+        let content = tree(wire.content)?;
+        Ok(Self { source: wire.source, file: wire.file, target: wire.target, content })
     }
+}
+
+fn tree(wire: Option<v1::TreeRef>) -> Result<Option<TreeRef>, InvalidMessage> {
+    wire.map(TreeRef::try_from).transpose()
 }

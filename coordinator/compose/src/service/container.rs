@@ -34,6 +34,9 @@ pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> C
         network_mode: network::mode(at.get("network_mode"), report),
         hostname: string("hostname", report),
         extra_hosts: network::extra_hosts(at, report),
+        // What only the submitter's engine knows.
+        image_digest: None,
+        image_content: None,
     }
 }
 
@@ -141,7 +144,7 @@ fn grants(
             continue;
         };
         let target = if long { at.get("target").and_then(|t| t.string(report)) } else { None };
-        grants.push(FileGrant { source: name, file: Some(file.clone()), target });
+        grants.push(FileGrant { source: name, file: Some(file.clone()), target, content: None });
     }
     grants
 }

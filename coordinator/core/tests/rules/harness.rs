@@ -228,7 +228,13 @@ fn untouched(replica: &DesiredReplica) -> ObservedReplica {
 
 pub(crate) fn ready(tasks: usize) -> ReplicaPhase {
     let task_ports = (0..tasks).map(|i| 7001 + u16::try_from(i).unwrap()).collect();
-    ReplicaPhase::Ready { address: IpAddr::V4(Ipv4Addr::LOCALHOST), master_port: 7000, task_ports }
+    ReplicaPhase::Ready {
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        master_port: 7000,
+        task_ports,
+        probe_port: None,
+        image: None,
+    }
 }
 
 fn obey(known: &mut ObservedReplica, goal: &ReplicaGoal, now: Timestamp) {
@@ -237,7 +243,7 @@ fn obey(known: &mut ObservedReplica, goal: &ReplicaGoal, now: Timestamp) {
         (ReplicaGoal::Running(_), ReplicaPhase::Ready { .. }) => {
             known.phase = ReplicaPhase::Started;
             for task in &mut known.tasks {
-                task.phase = TaskPhase::Running { pid: 1 };
+                task.phase = TaskPhase::Running { pid: 1, health: None };
             }
         }
         (ReplicaGoal::Stopped { .. }, phase) if *phase != ReplicaPhase::Ended => {

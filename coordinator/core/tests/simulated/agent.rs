@@ -181,7 +181,7 @@ impl Agent {
             }
             (ReplicaGoal::Running(_), ReplicaPhase::Started) => {
                 for task in held.tasks.iter_mut().filter(|task| task.phase == TaskPhase::Waiting) {
-                    task.phase = TaskPhase::Running { pid: 1 };
+                    task.phase = TaskPhase::Running { pid: 1, health: None };
                 }
             }
             (ReplicaGoal::Stopped { .. }, _) if held.is_live() => held.end(ExitStatus::Signal(15), true, now),
@@ -196,7 +196,13 @@ fn refusal(is_final: bool) -> ReplicaPhase {
 
 fn ready(ports: u16, tasks: u32) -> ReplicaPhase {
     let task_ports = (1..=tasks).map(|i| ports + u16::try_from(i).unwrap()).collect();
-    ReplicaPhase::Ready { address: IpAddr::V4(Ipv4Addr::LOCALHOST), master_port: ports, task_ports }
+    ReplicaPhase::Ready {
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        master_port: ports,
+        task_ports,
+        probe_port: None,
+        image: None,
+    }
 }
 
 /// A careful agent starts only with the ports that it holds.

@@ -36,6 +36,8 @@ pub(crate) fn info(name: &str, slots: u32) -> NodeInfo {
         devices: (0..slots).map(device).collect(),
         runtimes: vec![RuntimeKind::Process],
         agent_version: "0".to_owned(),
+        gpu_injection: None,
+        engine: None,
     }
 }
 
