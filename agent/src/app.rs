@@ -124,20 +124,18 @@ async fn docker(
         return None;
     }
     let socket = options.docker_socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into());
-    let file = home.docker_file();
-    let wanted = options.docker_socket.is_some() || file.exists();
-    match Engine::connect(&socket).await {
-        // Only a later life would miss the file.
-        Ok(_) => drop(std::fs::write(file, socket.as_os_str().as_encoded_bytes())),
-        Err(error) if !wanted => {
-            info!("no containers: {error}");
-            return None;
-        }
-        Err(_) => {}
+    let seen_file = home.docker_file();
+    if options.docker_socket.is_none()
+        && !seen_file.exists()
+        && let Err(error) = Engine::connect(&socket).await
+    {
+        info!("no containers: {error}");
+        return None;
     }
     Some(DockerRuntime::new(DockerConfig {
         tasks_dir: home.root().join("tasks"),
         socket,
+        seen_file,
         gpu_injection: options.gpu_injection.map(Into::into),
         instance: identity.instance.clone(),
         output_limit: OUTPUT_LIMIT,

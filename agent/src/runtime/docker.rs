@@ -41,6 +41,8 @@ pub struct DockerConfig {
     /// Holds one directory per task.
     pub tasks_dir: PathBuf,
     pub socket: PathBuf,
+    /// Made once the engine was there.
+    pub seen_file: PathBuf,
     /// How containers get GPUs, instead of what is found.
     pub gpu_injection: Option<GpuInjection>,
     /// Whose containers they are: several agents may share an engine.
@@ -100,6 +102,16 @@ impl DockerRuntime {
     /// The engine, if it answers now.
     pub fn reached(&self) -> Result<Arc<Reached>, RuntimeError> {
         self.shared.presence.now()
+    }
+
+    /// The engine; one that was not dialled yet is waited for until it answers or fails to, for at most
+    /// `patience`.
+    pub async fn reach(&self, patience: Duration) -> Result<Arc<Reached>, RuntimeError> {
+        let mut presence = self.shared.presence.subscribe();
+        let known = presence.wait_for(|state| !matches!(state, presence::State::Unknown));
+        // Whatever came of it is what there is.
+        let _ = tokio::time::timeout(patience, known).await;
+        self.reached()
     }
 
     /// Wakes whoever holds it when the engine comes or goes.

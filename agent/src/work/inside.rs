@@ -2,6 +2,8 @@
 //! image, and where its directories are on the host.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::models::VolumeCreateRequest;
 use convoke_model::DesiredReplica;
@@ -13,6 +15,9 @@ use crate::engine::{EngineError, create};
 use crate::files::{HostMount, HostSource};
 use crate::host::Host;
 use crate::runtime::docker::Reached;
+
+/// How long a replica waits for an engine that was not dialled yet: it may be busy with an image.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An image as the engine has it.
 struct Image {
@@ -27,7 +32,7 @@ pub(super) async fn prepare(
     mounts: &[HostMount],
 ) -> Result<Option<Inside>, Refusal> {
     let Some(name) = &desired.spec.image else { return Ok(None) };
-    let reached = reached(host)?;
+    let reached = reached(host).await?;
     let image = image(host, &reached, name).await?;
     let notes = create::make_sources(mounts).map_err(|e| Refusal::for_now(crate::work::with_sources(&e)))?;
     for note in notes {
@@ -46,14 +51,15 @@ pub(super) async fn prepare(
 }
 
 /// The engine, or why containers cannot be started now.
-pub(super) fn reached(host: &Host) -> Result<std::sync::Arc<Reached>, Refusal> {
+pub(super) async fn reached(host: &Host) -> Result<Arc<Reached>, Refusal> {
     let Some(docker) = &host.docker else {
         return Err(Refusal::for_good(format!(
             "node {} runs no containers; start the Docker Engine there, and its agent without --no-docker",
             host.node
         )));
     };
-    docker.reached().map_err(|e| Refusal::for_now(format!("node {} cannot start containers: {e}", host.node)))
+    let reached = docker.reach(PATIENCE).await;
+    reached.map_err(|e| Refusal::for_now(format!("node {} cannot start containers: {e}", host.node)))
 }
 
 async fn image(host: &Host, reached: &Reached, name: &str) -> Result<Image, Refusal> {

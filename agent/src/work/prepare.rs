@@ -48,14 +48,14 @@ impl Refusal {
 /// Prepares a replica whose devices are reserved. What it holds is released when the result is
 /// dropped.
 pub async fn prepare(host: &Host, desired: &DesiredReplica) -> Result<Prepared, Refusal> {
-    let data = check(host, desired)?;
+    let data = check(host, desired).await?;
     hold_and_fetch(host, desired, data).await
 }
 
-fn check(host: &Host, desired: &DesiredReplica) -> Result<NodeAddress, Refusal> {
+async fn check(host: &Host, desired: &DesiredReplica) -> Result<NodeAddress, Refusal> {
     let spec = &desired.spec;
     if spec.image.is_some() {
-        inside::reached(host)?;
+        inside::reached(host).await?;
         return network::data(host, desired).map_err(Refusal::for_good);
     }
     if !host.allow_processes {

@@ -16,7 +16,7 @@ use convoke_model::Health;
 use futures::StreamExt as _;
 use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::super::{RuntimeError, TaskKey, TaskStatus};
 use super::{Shared, labels};
@@ -87,6 +87,9 @@ pub(super) async fn keep(shared: Arc<Shared>) {
         match dial(&shared).await {
             Ok(reached) => {
                 conditions.clear(CONDITION, "");
+                if let Err(error) = std::fs::File::create(&shared.config.seen_file) {
+                    warn!(%error, "cannot note that there is an engine; after a restart it may not be missed");
+                }
                 info!(engine = reached.info.describe(), "the engine is there");
                 let reached = Arc::new(reached);
                 shared.presence.0.send_replace(State::There(reached.clone()));

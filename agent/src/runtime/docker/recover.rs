@@ -17,12 +17,10 @@ use std::time::Duration;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 use bollard::query_parameters::ListContainersOptionsBuilder;
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::super::{ContainerRecord, RuntimeError, TaskDir, TaskKey, TaskStatus, io_error};
 use super::logs::Drain;
-use super::presence::State;
 use super::remove::{remove_container, remove_dir};
 use super::{DockerRuntime, Known, Shared, labels};
 use crate::engine::{Engine, EngineError};
@@ -42,10 +40,7 @@ struct Found {
 
 impl DockerRuntime {
     pub(super) async fn recover_all(&self) -> Result<Vec<TaskKey>, RuntimeError> {
-        let mut presence = self.shared.presence.subscribe();
-        // Whatever the answer, the directories are read.
-        let _ = timeout(FIRST_ANSWER, presence.wait_for(|state| !matches!(state, State::Unknown))).await;
-        let engine = self.reached().ok().map(|reached| reached.engine.clone());
+        let engine = self.reach(FIRST_ANSWER).await.ok().map(|reached| reached.engine.clone());
         let mut found = match &engine {
             Some(engine) => self.shared.list(engine).await.map(Some).unwrap_or_else(|error| {
                 warn!("the containers cannot be listed: {error}");
