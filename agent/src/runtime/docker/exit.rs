@@ -99,7 +99,8 @@ pub(super) fn not_started(error: &EngineError, image: &str, now: Timestamp) -> N
     if message.contains("port is already allocated") || message.contains("address already in use") {
         return NotStarted::PortTaken(port_in(message));
     }
-    if message.contains("of a non running container") || message.contains("No such container") {
+    let not_running = ["not running", "non running", "non-running"].iter().any(|word| message.contains(word));
+    if message.contains("join") && not_running || message.contains("No such container") {
         return NotStarted::NobodyToJoin;
     }
     let code = if message.contains("executable file not found")
@@ -257,7 +258,13 @@ mod tests {
     #[test]
     fn other_refusals_are_the_engines_own() {
         assert_eq!(refused("could not select device driver \"nvidia\""), NotStarted::Other);
-        assert_eq!(refused("cannot join IPC of a non running container: abc"), NotStarted::NobodyToJoin);
+        for gone in [
+            "can't join IPC of container 9399ea: container 9399ea is not running",
+            "cannot join network of a non running container: 9399ea",
+            "No such container: 9399ea",
+        ] {
+            assert_eq!(refused(gone), NotStarted::NobodyToJoin);
+        }
     }
 
     #[test]
