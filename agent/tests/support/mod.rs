@@ -2,6 +2,7 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     clippy::unwrap_used,
     reason = "a part of tests; each file uses some of it"
 )]
@@ -15,8 +16,8 @@ use std::time::Duration;
 
 use convoke_model::{DesiredReplica, RankLayout, Rendezvous, ReplicaGoal};
 
-pub use agent::Site;
-pub use coordinator::Coordinator;
+pub use agent::{Agent, Site};
+pub use coordinator::{Coordinator, Memory};
 
 /// No wait of a test is longer: what takes longer has failed.
 pub const DEADLINE: Duration = Duration::from_secs(30);
