@@ -51,8 +51,8 @@ pub(super) fn a_flood_loses_nothing() {
     });
 }
 
-/// Makes the task's container in the runtime's place, with log files of 1 MiB, and starts it.
-async fn start_with_small_logs(host: &Host, script: &str) -> TaskKey {
+/// Makes the task's container in the runtime's place, with two log files of so many MiB, and starts it.
+async fn start_with_small_logs(host: &Host, mib: u32, script: &str) -> TaskKey {
     let key = host.spec(0, &[]).key;
     let labels = HashMap::from(
         [
@@ -64,7 +64,8 @@ async fn start_with_small_logs(host: &Host, script: &str) -> TaskKey {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned())),
     );
-    let options = [("max-size", "1m"), ("max-file", "2")];
+    let size = format!("{mib}m");
+    let options = [("max-size", size.as_str()), ("max-file", "2")];
     let body = ContainerCreateBody {
         image: Some(IMAGE.to_owned()),
         cmd: Some(["sh", "-c", script].map(str::to_owned).to_vec()),
@@ -110,7 +111,8 @@ pub(super) fn a_flood_through_small_rotated_files_is_whole_or_marked() {
     block_on(async {
         let host = Host::new().await;
         let script = "echo 1; until [ -e /go ]; do sleep 0.05; done; seq 2 1000000; echo end";
-        let task = start_with_small_logs(&host, script).await;
+        // At least 30 ms of this flood: an older engine that skips a file leaves a leap in time.
+        let task = start_with_small_logs(&host, 3, script).await;
         let runtime = host.another().await;
         host.until_line(&task, "1").await;
         exec(&host, "touch /go").await;
@@ -126,7 +128,7 @@ pub(super) fn lines_that_were_rotated_away_while_nobody_read_are_marked() {
     block_on(async {
         let host = Host::new().await;
         let script = "seq 1 100; until [ -e /go ]; do sleep 0.05; done; seq 101 100000; exec sleep 600";
-        let task = start_with_small_logs(&host, script).await;
+        let task = start_with_small_logs(&host, 1, script).await;
         // One agent takes the first lines, and dies.
         let first = std::thread::scope(|scope| {
             let first = scope.spawn(|| {
