@@ -132,7 +132,7 @@ fn devices(request: &DeviceRequest) -> Json {
 /// A Compose file knows one budget; the model's two are the same in every spec that came from one.
 fn restart(policy: &RestartPolicy) -> Json {
     let mut out = Map::new();
-    put(&mut out, "condition", if policy.application == Some(0) { "none" } else { "any" });
+    put(&mut out, "condition", if policy.application == Some(0) { "none" } else { "on-failure" });
     put(&mut out, "max_attempts", policy.application);
     put(&mut out, "delay", duration_text(policy.delay));
     Json::Object(out)

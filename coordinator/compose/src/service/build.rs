@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value as Json};
 
+use super::Scope;
 use crate::cursor::Cursor;
+use crate::files::from_home;
 use crate::report::Report;
 use crate::tree::{Node, Value};
 
@@ -30,7 +32,7 @@ const KNOWN: [&str; 21] = [
     "target",
 ];
 
-pub(super) fn read(at: &Cursor<'_>, report: &mut Report) -> Option<String> {
+pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> Option<String> {
     let mut build = if at.is_scalar() {
         Map::from_iter([("context".to_owned(), Json::String(at.string(report)?))])
     } else {
@@ -43,7 +45,10 @@ pub(super) fn read(at: &Cursor<'_>, report: &mut Report) -> Option<String> {
             }
         }
     };
-    build.entry("context").or_insert_with(|| Json::String(".".to_owned()));
+    let context = build.entry("context").or_insert_with(|| Json::String(".".to_owned()));
+    if let Json::String(path) = context {
+        *path = from_home(scope.vars, path);
+    }
     Some(Json::Object(build).to_string())
 }
 

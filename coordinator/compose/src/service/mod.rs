@@ -1,17 +1,22 @@
 //! One service of a Compose file, read into a job spec.
 
+mod accelerate;
 mod build;
 mod command;
 mod container;
 mod deploy;
+mod device_files;
 mod devices;
 mod environment;
 mod extension;
 mod gang;
 mod keys;
+mod launch;
 mod mounts;
+mod narrow;
 mod network;
 mod torchrun;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,6 +27,7 @@ use convoke_model::{JobName, JobSpec};
 use crate::cursor::Cursor;
 use crate::files::Files;
 use crate::report::Report;
+use crate::sharing::Claim;
 use crate::toplevel::TopLevel;
 use crate::units;
 
@@ -43,12 +49,18 @@ pub(crate) struct Scope<'a> {
     pub(crate) active: &'a [&'a str],
 }
 
+/// A service as read: its job, and the GPUs that it names.
+pub(crate) struct Service {
+    pub(crate) job: JobSpec,
+    pub(crate) claim: Option<Claim>,
+}
+
 /// The job that a service describes; what is wrong with it goes to the report.
-pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut Report) -> Option<JobSpec> {
+pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut Report) -> Option<Service> {
     at.only(report, &keys::KNOWN, keys::UNSUPPORTED);
     let before = report.problems.len();
     let mut environment = environment::read(scope, at, report);
-    let devices = devices::read(at, &mut environment, report);
+    let devices::Devices { request: devices, named } = devices::read(at, &mut environment, report);
     let deploy = deploy::read(at, scope.nodes, report);
     let extension = extension::read(at, report);
     let container = container::read(scope, at, report);
@@ -56,10 +68,20 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
     let command = command::argv(at.get("command"), report).unwrap_or_default();
     let image = at.get("image").and_then(|i| i.string(report));
     let argv: Vec<String> = entrypoint.iter().flatten().chain(&command).cloned().collect();
-    let gang =
-        gang::Gang { service: at, replicas: deploy.replicas, devices: &devices, layout: extension.layout };
-    let procs_per_task = gang.check(&environment, torchrun::find(&argv).as_ref(), report);
-    without_effect(at, report);
+    let starts = |words: &[String]| !launch::find(words).is_empty();
+    let keys = match &entrypoint {
+        Some(words) if starts(words) => ["entrypoint", "command"],
+        _ => ["command", "entrypoint"],
+    };
+    let gang = gang::Gang {
+        service: at,
+        replicas: deploy.replicas,
+        devices: &devices,
+        layout: extension.layout,
+        entry: keys.into_iter().find_map(|key| at.get(key)),
+    };
+    let procs_per_task = gang.check(&environment, &launch::find(&argv), report);
+    logging(at, report);
     if image.is_none() && container.build.is_none() {
         host_process(at, &argv, report);
     }
@@ -101,7 +123,8 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
     {
         at.refuse(report, invalid.to_string());
     }
-    Some(spec)
+    let claim = named.map(|n| Claim { service: name.to_owned(), ids: n.ids, place: n.place, path: n.path });
+    Some(Service { job: spec, claim })
 }
 
 fn job_name(project: &str, service: &str, at: &Cursor<'_>, report: &mut Report) -> Option<JobName> {
@@ -123,11 +146,8 @@ fn stop_signal(at: &Cursor<'_>, report: &mut Report) -> Option<i32> {
     signal
 }
 
-/// Keys that are read by Docker and mean nothing here.
-fn without_effect(at: &Cursor<'_>, report: &mut Report) {
-    if let Some(runtime) = at.get("runtime") {
-        runtime.note(report, "has no effect: GPUs are given to a task by its device reservation");
-    }
+/// A key that Docker reads and that means nothing here.
+fn logging(at: &Cursor<'_>, report: &mut Report) {
     if let Some(logging) = at.get("logging") {
         logging.note(report, "has no effect: the coordinator keeps the logs of every rank");
     }
@@ -138,7 +158,8 @@ fn host_process(at: &Cursor<'_>, argv: &[String], report: &mut Report) {
         at.refuse(report, "needs an image, a build, or a command to run as a host process");
     }
     let limits = at.get("deploy").and_then(|d| d.get("resources")).and_then(|r| r.get("limits"));
-    for key in keys::CONTAINER_ONLY.iter().filter_map(|key| at.get(key)).chain(limits) {
-        key.note(report, "ignored by the process runtime: the service has no image");
+    let collect = at.get("x-convoke").and_then(|x| x.get("collect"));
+    for key in keys::CONTAINER_ONLY.iter().filter_map(|key| at.get(key)).chain(limits).chain(collect) {
+        key.note(report, "has no effect: the service has no image, so it runs as host processes");
     }
 }
