@@ -66,7 +66,10 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
     let container = container::read(scope, at, report);
     let entrypoint = command::argv(at.get("entrypoint"), report);
     let command = command::argv(at.get("command"), report).unwrap_or_default();
-    let image = at.get("image").and_then(|i| i.string(report));
+    let written = at.get("image").and_then(|i| i.string(report));
+    // What is built needs a name to be started by; this is Compose's.
+    let built = || container.build.as_ref().map(|_| format!("{}-{name}", scope.project).to_lowercase());
+    let image = written.or_else(built);
     let argv: Vec<String> = entrypoint.iter().flatten().chain(&command).cloned().collect();
     let starts = |words: &[String]| !launch::find(words).is_empty();
     let keys = match &entrypoint {
@@ -82,7 +85,7 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
     };
     let procs_per_task = gang.check(&environment, &launch::find(&argv), report);
     logging(at, report);
-    if image.is_none() && container.build.is_none() {
+    if image.is_none() {
         host_process(at, &argv, report);
     }
     let job_name = job_name(scope.project, name, at, report)?;
