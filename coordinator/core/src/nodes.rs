@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use convoke_model::{
     AgentInstance, ClusterId, EventLevel, NodeId, NodeInfo, NodeState, ObservedReplica, ObservedState,
-    ReplicaPhase, TaskPhase,
+    ReplicaKey, ReplicaPhase, TaskPhase,
 };
 
 use crate::draft::Draft;
@@ -108,7 +108,11 @@ impl Draft<'_> {
             .map(|c| format!("node {id}: {}: {}", c.name, c.message))
             .collect();
         if is_news {
+            let moving = progressing(&node.observed, &observed);
             self.make(Change::NodeObserved { node: id.clone(), observed });
+            for key in moving {
+                self.grant_time(&key);
+            }
         }
         if is_relief {
             self.make(Change::NodeGhosts { node: id.clone(), ghosts });
@@ -118,6 +122,13 @@ impl Draft<'_> {
         }
         Ok(())
     }
+}
+
+/// Replicas whose preparation has come further since the last report.
+fn progressing(old: &ObservedState, fresh: &ObservedState) -> Vec<ReplicaKey> {
+    let before = |key: &ReplicaKey| old.replicas.iter().find(|o| o.key == *key).map(|o| &o.progress);
+    let moved = |r: &&ObservedReplica| r.progress.is_some() && before(&r.key) != Some(&r.progress);
+    fresh.replicas.iter().filter(moved).map(|r| r.key.clone()).collect()
 }
 
 /// The fresh report, except that what had ended stays so: an end is final whatever a late

@@ -95,6 +95,7 @@ impl Agent {
             key: key.clone(),
             phase: held.phase.clone(),
             tasks: held.tasks.clone(),
+            progress: None,
         };
         let replicas = self.replicas.iter().map(replica).collect();
         ObservedState { applied: self.applied(), replicas, conditions: Vec::new() }
