@@ -43,6 +43,7 @@ pub struct ReplicaView {
     pub tasks: Vec<ObservedTask>,
     /// Of its preparation, while that takes a while.
     pub progress: Option<Progress>,
+    pub conditions: Vec<Condition>,
 }
 
 /// A node as clients see it.
@@ -215,7 +216,8 @@ impl Core {
             task.map_or(ObservedTask { rank, phase: TaskPhase::Waiting }, |task| (*task).clone())
         });
         let progress = current.first().and_then(|o| o.progress.clone());
-        ReplicaView { tasks: tasks.collect(), placement: replica.clone(), progress }
+        let conditions = current.iter().flat_map(|o| o.conditions.clone()).collect();
+        ReplicaView { tasks: tasks.collect(), placement: replica.clone(), progress, conditions }
     }
 
     fn view_node(&self, node: &Node, now: Timestamp) -> NodeView {

@@ -125,6 +125,7 @@ impl Agent {
             phase: Some(phase),
             tasks: vec![v1::ObservedTask { rank: 0, phase: Some(task) }],
             progress: None,
+            conditions: Vec::new(),
         };
         self.report_all(vec![observed]).await;
     }

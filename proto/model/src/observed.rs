@@ -25,6 +25,9 @@ pub struct ObservedReplica {
     /// What its preparation is busy with, where that takes a while.
     #[serde(default)]
     pub progress: Option<Progress>,
+    /// What its job's people should know: named problems that did not keep it from running.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
 }
 
 /// How far a long step is. While it moves, nobody calls it too slow.

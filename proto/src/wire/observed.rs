@@ -58,6 +58,7 @@ impl From<ObservedReplica> for v1::ObservedReplica {
             phase: Some(phase),
             tasks: replica.tasks.into_iter().map(Into::into).collect(),
             progress: replica.progress.map(Into::into),
+            conditions: replica.conditions.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -90,7 +91,13 @@ impl TryFrom<v1::ObservedReplica> for ObservedReplica {
             generation: Generation(wire.generation),
             node_rank: NodeRank(wire.node_rank),
         };
-        Ok(Self { key, phase, tasks: all(wire.tasks)?, progress: wire.progress.map(Into::into) })
+        Ok(Self {
+            key,
+            phase,
+            tasks: all(wire.tasks)?,
+            progress: wire.progress.map(Into::into),
+            conditions: all(wire.conditions)?,
+        })
     }
 }
 

@@ -15,6 +15,7 @@ impl From<ReplicaPlacement> for v1::Replica {
             local_world: replica.local_world,
             tasks: Vec::new(),
             progress: None,
+            conditions: Vec::new(),
         }
     }
 }

@@ -168,7 +168,8 @@ fn refuse(h: &mut Harness, name: &str, retryable: bool) {
     let key = desired.replicas[0].key();
     h.edit_report(name, |report| {
         let phase = ReplicaPhase::Refused { message: "no port free".to_owned(), retryable };
-        report.replicas = vec![ObservedReplica { key, phase, tasks: Vec::new(), progress: None }];
+        report.replicas =
+            vec![ObservedReplica { key, phase, tasks: Vec::new(), progress: None, conditions: Vec::new() }];
     });
 }
 
@@ -195,7 +196,7 @@ fn a_preparation_that_moves_is_not_too_slow_and_one_that_stands_still_is() {
         h.pass(almost);
         let progress = Some(Progress { what: "pulls the image".to_owned(), done, total: 9 });
         let (phase, tasks) = (ReplicaPhase::Preparing, Vec::new());
-        let replica = ObservedReplica { key: key.clone(), phase, tasks, progress };
+        let replica = ObservedReplica { key: key.clone(), phase, tasks, progress, conditions: Vec::new() };
         h.edit_report("b", |report| report.replicas = vec![replica]);
         assert_eq!(h.state(&job), JobState::Starting);
         assert_eq!(h.job(&job).replicas[1].progress.as_ref().map(|p| p.done), Some(done));
@@ -214,7 +215,8 @@ fn replicas_that_would_run_different_images_under_one_name_are_not_started() {
         if let ReplicaPhase::Ready { image, .. } = &mut phase {
             *image = Some(format!("sha256:{node}"));
         }
-        let replica = ObservedReplica { key, phase, tasks: Vec::new(), progress: None };
+        let replica =
+            ObservedReplica { key, phase, tasks: Vec::new(), progress: None, conditions: Vec::new() };
         h.edit_report(node, |report| report.replicas = vec![replica]);
     }
     assert_eq!(h.state(&job), JobState::Stopping);
@@ -246,7 +248,13 @@ fn a_ready_report_with_too_few_ports_is_turned_away() {
     let job = h.submit(spec("one", 1, 2));
     let key = h.core.desired(&node_id("a")).unwrap().replicas[0].key();
     h.edit_report("a", |report| {
-        report.replicas = vec![ObservedReplica { key, phase: ready(1), tasks: Vec::new(), progress: None }];
+        report.replicas = vec![ObservedReplica {
+            key,
+            phase: ready(1),
+            tasks: Vec::new(),
+            progress: None,
+            conditions: Vec::new(),
+        }];
     });
     assert_eq!(h.state(&job), JobState::Stopping);
     assert!(h.job(&job).reason.contains("fewer ports"), "{}", h.job(&job).reason);

@@ -224,6 +224,7 @@ fn untouched(replica: &DesiredReplica) -> ObservedReplica {
         phase: ReplicaPhase::Preparing,
         tasks: (0..tasks).map(task).collect(),
         progress: None,
+        conditions: Vec::new(),
     }
 }
 

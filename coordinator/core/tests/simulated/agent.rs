@@ -96,6 +96,7 @@ impl Agent {
             phase: held.phase.clone(),
             tasks: held.tasks.clone(),
             progress: None,
+            conditions: Vec::new(),
         };
         let replicas = self.replicas.iter().map(replica).collect();
         ObservedState { applied: self.applied(), replicas, conditions: Vec::new() }
