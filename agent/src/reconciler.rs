@@ -25,6 +25,7 @@ use crate::accept::{Stamp, accept};
 use crate::clock::now;
 use crate::host::Host;
 use crate::ledger::{self, LedgerError, Record};
+use crate::peers::ProbeListener;
 use crate::plan::plan;
 use crate::ports::HeldPort;
 use crate::replica::{Known, Replica};
@@ -47,8 +48,8 @@ pub struct Incoming {
 /// How a worker ended.
 enum Done {
     Prepared(Result<Prepared, Refusal>),
-    /// Exits of the tasks that could not be started.
-    Started(BTreeMap<Rank, TaskExit>),
+    /// Exits of the tasks that could not be started; or why none was.
+    Started(Result<BTreeMap<Rank, TaskExit>, Refusal>),
     StopRequested,
     Finished,
     Removed,
@@ -59,6 +60,9 @@ struct Slot {
     replica: Replica,
     record: Record,
     ports: Vec<HeldPort>,
+    probe: Option<ProbeListener>,
+    /// Watches the rendezvous, on node rank 0.
+    meeting: JoinSet<()>,
     services: BTreeMap<Rank, TaskServices>,
     worker: Option<AbortHandle>,
 }
@@ -228,7 +232,15 @@ impl Reconciler {
 
 impl Slot {
     fn new(replica: Replica, record: Record) -> Self {
-        Self { replica, record, ports: Vec::new(), services: BTreeMap::new(), worker: None }
+        Self {
+            replica,
+            record,
+            ports: Vec::new(),
+            probe: None,
+            meeting: JoinSet::new(),
+            services: BTreeMap::new(),
+            worker: None,
+        }
     }
 
     /// The tasks that were ever started.
