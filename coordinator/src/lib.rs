@@ -12,6 +12,7 @@ mod serve;
 mod sessions;
 mod store;
 mod telemetry;
+mod tunnels;
 
 pub use options::{DEFAULT_LISTEN, Retention, ServeOptions, default_data_dir};
 pub use serve::{ServeError, serve};

@@ -18,6 +18,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::owner::{Outlets, OwnerThread, StartError};
 use crate::store::{Store, collect};
 use crate::telemetry::Telemetry;
+use crate::tunnels::Tunnels;
 use crate::{ServeOptions, lifeline};
 
 /// How long the owner and the telemetry writer may take to finish what they were asked.
@@ -142,7 +143,9 @@ fn start(options: &ServeOptions, data_dir: &DataDir, stopping: Shutdown) -> Resu
 
     let (owner, owner_thread) = prepared.start()?;
     tokio::spawn(collect(store.clone(), telemetry.clone(), owner.clone(), garbage));
-    let context = Context { owner, outlets, history, store, telemetry, shutdown: stopping, identity };
+    let tunnels = Tunnels::default();
+    let context =
+        Context { owner, outlets, history, store, telemetry, tunnels, shutdown: stopping, identity };
     Ok(Parts { context, owner: owner_thread, telemetry: telemetry_thread })
 }
 

@@ -10,4 +10,5 @@ mod crash;
 mod jobs;
 mod sessions;
 mod telemetry;
+mod tunnels;
 mod unique_ids;
