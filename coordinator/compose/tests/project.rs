@@ -53,10 +53,24 @@ fn a_bare_service_gets_the_documented_defaults() {
     assert_eq!((job.project.as_str(), job.service.as_str()), ("mydemo", "train"));
     assert_eq!(job.project_dir, DIR);
     assert_eq!((job.replicas, job.stop_signal), (1, 15));
-    assert_eq!((job.devices.kind, job.devices.count), (DeviceKind::Cpu, DeviceCount::Count(1)));
+    assert_eq!((job.devices.kind, job.devices.count), (DeviceKind::Cpu, DeviceCount::Count(0)));
     assert_eq!(job.restart, RestartPolicy::default());
     assert_eq!((job.stop_grace, job.failure_grace), (Duration::from_secs(10), Duration::from_secs(2)));
     assert_eq!((job.entrypoint, job.command), (None, vec![]));
+}
+
+#[test]
+fn what_reserves_nothing_takes_a_slot_as_a_process_or_one_rank_per_device_and_none_as_a_container() {
+    let devices = |keys: &str| {
+        let file = format!("services:\n  t: {{command: [c], {keys}}}\n");
+        let devices = only_job(load(&[("compose.yaml", &file)])).devices;
+        assert_eq!(devices.kind, DeviceKind::Cpu, "{keys}");
+        devices.count
+    };
+    assert_eq!(devices("image: i"), DeviceCount::Count(0));
+    assert_eq!(devices("build: ."), DeviceCount::Count(0));
+    assert_eq!(devices("environment: {A: 1}"), DeviceCount::Count(1));
+    assert_eq!(devices("image: i, x-convoke: {ranks: per-gpu}"), DeviceCount::Count(1));
 }
 
 #[test]

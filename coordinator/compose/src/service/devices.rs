@@ -8,9 +8,6 @@ use super::narrow;
 use crate::cursor::Cursor;
 use crate::report::{Place, Report};
 
-/// Without a request a replica takes one CPU slot.
-const DEFAULT: DeviceRequest = DeviceRequest { kind: DeviceKind::Cpu, count: DeviceCount::Count(1) };
-
 /// The variable of NVIDIA's container runtime that would choose GPUs past the reservation.
 const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
 
@@ -27,7 +24,14 @@ pub(super) struct Named {
     pub(super) path: String,
 }
 
-pub(super) fn read(at: &Cursor<'_>, environment: &mut Environment, report: &mut Report) -> Devices {
+/// `needs_slot`: what takes no device takes a CPU slot, as host processes do and ranks that are one
+/// per device. A container, such as a dashboard beside a training, may do without.
+pub(super) fn read(
+    at: &Cursor<'_>,
+    needs_slot: bool,
+    environment: &mut Environment,
+    report: &mut Report,
+) -> Devices {
     let reserved = at
         .get("deploy")
         .and_then(|d| d.get("resources"))
@@ -46,7 +50,8 @@ pub(super) fn read(at: &Cursor<'_>, environment: &mut Environment, report: &mut 
         (None, Some(gpus)) => one_request(&gpus, true, report),
         (None, None) => None,
     };
-    let (mut request, ids) = request.unwrap_or((DEFAULT, None));
+    let count = DeviceCount::Count(u32::from(needs_slot));
+    let (mut request, ids) = request.unwrap_or((DeviceRequest { kind: DeviceKind::Cpu, count }, None));
     let is_gpu = request.kind == DeviceKind::Gpu;
     runtime(at, is_gpu, report);
     if let Some((_, place)) = environment.remove(VISIBLE) {

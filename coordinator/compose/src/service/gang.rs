@@ -154,7 +154,7 @@ impl Gang<'_> {
             return None;
         };
         let devices = match &self.devices.count {
-            DeviceCount::Count(n) => Some(*n),
+            DeviceCount::Count(n) => Some(*n).filter(|n| *n > 0),
             DeviceCount::Ids(ids) => u32::try_from(ids.len()).ok(),
             DeviceCount::All => None,
         };

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use convoke_model::{JobName, JobSpec};
+use convoke_model::{JobName, JobSpec, RankLayout};
 
 use crate::cursor::Cursor;
 use crate::files::Files;
@@ -60,9 +60,12 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
     at.only(report, &keys::KNOWN, keys::UNSUPPORTED);
     let before = report.problems.len();
     let mut environment = environment::read(scope, at, report);
-    let devices::Devices { request: devices, named } = devices::read(at, &mut environment, report);
     let deploy = deploy::read(at, scope.nodes, report);
     let extension = extension::read(at, report);
+    let is_container = at.get("image").or_else(|| at.get("build")).is_some();
+    let needs_slot = !is_container || extension.layout == RankLayout::PerGpu;
+    let devices::Devices { request: devices, named } =
+        devices::read(at, needs_slot, &mut environment, report);
     let container = container::read(scope, at, report);
     let entrypoint = command::argv(at.get("entrypoint"), report);
     let command = command::argv(at.get("command"), report).unwrap_or_default();

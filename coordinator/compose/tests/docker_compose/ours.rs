@@ -86,7 +86,7 @@ impl Of<'_> {
             DeviceCount::Ids(ids) => ids.join(","),
         };
         let devices = format!("{kind} {count}");
-        self.unless("devices", &devices, &"cpu 1".to_owned(), &devices);
+        self.unless("devices", &devices, &"cpu 0".to_owned(), &devices);
         let restart = &job.restart;
         assert!(
             restart == &RestartPolicy::default() || restart.infrastructure == restart.application,
