@@ -74,17 +74,12 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
     let built = || container.build.as_ref().map(|_| format!("{}-{name}", scope.project).to_lowercase());
     let image = written.or_else(built);
     let argv: Vec<String> = entrypoint.iter().flatten().chain(&command).cloned().collect();
-    let starts = |words: &[String]| !launch::find(words).is_empty();
-    let keys = match &entrypoint {
-        Some(words) if starts(words) => ["entrypoint", "command"],
-        _ => ["command", "entrypoint"],
-    };
     let gang = gang::Gang {
         service: at,
         replicas: deploy.replicas,
         devices: &devices,
         layout: extension.layout,
-        entry: keys.into_iter().find_map(|key| at.get(key)),
+        entry: entry(at, entrypoint.as_deref()),
     };
     let procs_per_task = gang.check(&environment, &launch::find(&argv), report);
     logging(at, report);
@@ -131,6 +126,15 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
     }
     let claim = named.map(|n| Claim { service: name.to_owned(), ids: n.ids, place: n.place, path: n.path });
     Some(Service { job: spec, claim })
+}
+
+/// The key that a launcher's command line comes from.
+fn entry<'a>(at: &Cursor<'a>, entrypoint: Option<&[String]>) -> Option<Cursor<'a>> {
+    let (command, own) = (at.get("command"), at.get("entrypoint"));
+    match entrypoint {
+        Some(words) if !launch::find(words).is_empty() => own,
+        _ => command.or(own),
+    }
 }
 
 fn job_name(project: &str, service: &str, at: &Cursor<'_>, report: &mut Report) -> Option<JobName> {
