@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod conditions;
 pub mod devices;
+pub mod engine;
 pub mod env;
 pub mod files;
 pub mod home;

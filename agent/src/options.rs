@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::Args;
-use convoke_model::NodeId;
+use clap::{Args, ValueEnum};
+use convoke_model::{GpuInjection, NodeId};
+
+use crate::engine;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,9 +51,44 @@ pub struct AgentOptions {
     #[arg(long, env = "CONVOKE_ALLOW_PROCESSES")]
     pub allow_processes: bool,
 
+    #[command(flatten)]
+    pub engine: EngineOptions,
+
     /// End at once, tasks included, when nobody holds this file's lock
     #[arg(long, hide = true, value_name = "FILE")]
     pub lifeline: Option<PathBuf>,
+}
+
+/// How containers are run.
+#[derive(Debug, Clone, Args)]
+pub struct EngineOptions {
+    /// Socket of the node's Docker Engine
+    #[arg(long, env = "CONVOKE_DOCKER_SOCKET", value_name = "PATH", default_value = engine::DEFAULT_SOCKET)]
+    pub docker_socket: PathBuf,
+
+    /// How containers get GPUs [default: what is found on this host]
+    #[arg(long, env = "CONVOKE_GPU_INJECTION", value_name = "HOW")]
+    pub gpu_injection: Option<GpuInjectionWord>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GpuInjectionWord {
+    /// A device request to NVIDIA's container toolkit
+    Nvidia,
+    /// Container Device Interface names; Docker Engine 25 or newer
+    Cdi,
+    /// Device nodes and the driver's libraries, read-only
+    Direct,
+}
+
+impl From<GpuInjectionWord> for GpuInjection {
+    fn from(word: GpuInjectionWord) -> Self {
+        match word {
+            GpuInjectionWord::Nvidia => Self::Nvidia,
+            GpuInjectionWord::Cdi => Self::Cdi,
+            GpuInjectionWord::Direct => Self::Direct,
+        }
+    }
 }
 
 impl AgentOptions {

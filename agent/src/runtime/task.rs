@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use convoke_model::{
     ContainerOptions, DeviceId, GpuInjection, JobSpec, NodeId, Rank, ReplicaKey, ResourceLimits,
@@ -69,6 +70,9 @@ pub struct Container {
     pub gpu_injection: Option<GpuInjection>,
     /// The job is a gang of several replicas: host networking unless it says otherwise.
     pub gang: bool,
+    /// How long the engine itself, when it shuts down, lets the task end.
+    #[serde(default)]
+    pub stop_grace: Option<Duration>,
     /// Name of the container of the same replica whose IPC namespace it joins; `None` for the first,
     /// which makes the namespace.
     pub ipc_of: Option<String>,
