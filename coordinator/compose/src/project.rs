@@ -249,6 +249,7 @@ impl Loader<'_> {
             files: self.files,
             top: &top,
             nodes: self.options.nodes,
+            training: selected.iter().any(|(_, at)| service::reserves(at)),
             active: &active,
         };
         let services = selected.iter();

@@ -452,3 +452,16 @@ proptest::proptest! {
         let _ = load_with(&[("compose.yaml", &body)], |_| {});
     }
 }
+
+#[test]
+fn the_number_of_nodes_is_for_services_that_reserve_devices_where_any_does() {
+    let board = "  board:\n    image: b\n    tty: true\n";
+    let train = "  train:\n    image: t\n    gpus: 1\n";
+    let replicas = |services: &str| -> Vec<u32> {
+        let body = format!("services:\n{services}");
+        let project = load_with(&[("compose.yaml", &body)], |options| options.nodes = Some(3)).unwrap();
+        project.jobs.iter().map(|job| job.replicas).collect()
+    };
+    assert_eq!(replicas(&format!("{board}{train}")), [1, 3]);
+    assert_eq!(replicas(board), [3]);
+}

@@ -45,6 +45,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) top: &'a TopLevel,
     /// Overrides `deploy.replicas`.
     pub(crate) nodes: Option<u32>,
+    /// Some selected service reserves devices: the number of nodes is meant for those that do.
+    pub(crate) training: bool,
     /// The services that are selected.
     pub(crate) active: &'a [&'a str],
 }
@@ -55,12 +57,18 @@ pub(crate) struct Service {
     pub(crate) claim: Option<Claim>,
 }
 
+/// Whether a service asks for devices of its own.
+pub(crate) fn reserves(at: &Cursor<'_>) -> bool {
+    let resources = at.get("deploy").and_then(|d| d.get("resources"));
+    let devices = resources.and_then(|r| r.get("reservations")).and_then(|r| r.get("devices"));
+    devices.or_else(|| at.get("gpus")).is_some()
+}
+
 /// The job that a service describes; what is wrong with it goes to the report.
 pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut Report) -> Option<Service> {
     at.only(report, &keys::KNOWN, keys::UNSUPPORTED);
     let before = report.problems.len();
     let mut environment = environment::read(scope, at, report);
-    let deploy = deploy::read(at, scope.nodes, report);
     let extension = extension::read(at, report);
     let is_container = at.get("image").or_else(|| at.get("build")).is_some();
     let needs_slot = !is_container || extension.layout == RankLayout::PerGpu;
@@ -74,6 +82,10 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
     let built = || container.build.as_ref().map(|_| format!("{}-{name}", scope.project).to_lowercase());
     let image = written.or_else(built);
     let argv: Vec<String> = entrypoint.iter().flatten().chain(&command).cloned().collect();
+    let launches = launch::find(&argv);
+    // A dashboard beside a training is not shown on more nodes.
+    let trains = reserves(at) || !launches.is_empty() || !scope.training;
+    let deploy = deploy::read(at, scope.nodes.filter(|_| trains), report);
     let gang = gang::Gang {
         service: at,
         replicas: deploy.replicas,
@@ -81,8 +93,8 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
         layout: extension.layout,
         entry: entry(at, entrypoint.as_deref()),
     };
-    let procs_per_task = gang.check(&environment, &launch::find(&argv), report);
-    logging(at, report);
+    let procs_per_task = gang.check(&environment, &launches, report);
+    without_effect(at, report);
     if image.is_none() {
         host_process(at, &argv, report);
     }
@@ -156,8 +168,15 @@ fn stop_signal(at: &Cursor<'_>, report: &mut Report) -> Option<i32> {
     signal
 }
 
-/// A key that Docker reads and that means nothing here.
-fn logging(at: &Cursor<'_>, report: &mut Report) {
+/// Keys that Docker reads and that mean nothing here.
+fn without_effect(at: &Cursor<'_>, report: &mut Report) {
+    for key in ["stdin_open", "tty"] {
+        if at.get(key).and_then(|value| value.boolean(report)) == Some(true) {
+            at.get(key).into_iter().for_each(|key| {
+                key.note(report, "has no effect: nobody is at a job's terminal; `convoke exec` gives one");
+            });
+        }
+    }
     if let Some(logging) = at.get("logging") {
         logging.note(report, "has no effect: the coordinator keeps the logs of every rank");
     }
