@@ -9,6 +9,7 @@ mod cluster;
 mod content;
 mod coordinator;
 mod crash;
+mod crash_files;
 mod files;
 mod jobs;
 mod sessions;
