@@ -4,6 +4,7 @@
 //! lock                          held while an agent runs
 //! agent.json                    instance id, made once; the cluster it belongs to
 //! accepted.json                 stamp of the last desired state that was accepted
+//! docker                        the agent has run containers here
 //! replicas/<replica>/           record.json, checkpoints/<rank>/, uploaded-<rank>.json
 //! resume/<job>/<gen>-<step>/    checkpoints fetched to start from
 //! s/<hash>/t.sock               a task's trainer socket, in a directory of its own
@@ -77,6 +78,11 @@ impl Home {
 
     pub fn accepted_file(&self) -> PathBuf {
         self.root.join("accepted.json")
+    }
+
+    /// There once an engine was found: from then on one that is away is missed.
+    pub fn docker_file(&self) -> PathBuf {
+        self.root.join("docker")
     }
 
     pub fn replicas_dir(&self) -> PathBuf {

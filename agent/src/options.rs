@@ -7,8 +7,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use convoke_model::{GpuInjection, NodeId};
 
-use crate::engine;
-
 const EXAMPLES: &str = "\
 Examples:
   convoke-agent --coordinator http://10.0.0.1:7670
@@ -62,9 +60,13 @@ pub struct AgentOptions {
 /// How containers are run.
 #[derive(Debug, Clone, Args)]
 pub struct EngineOptions {
-    /// Socket of the node's Docker Engine
-    #[arg(long, env = "CONVOKE_DOCKER_SOCKET", value_name = "PATH", default_value = engine::DEFAULT_SOCKET)]
-    pub docker_socket: PathBuf,
+    /// Socket of the node's Docker Engine [default: /var/run/docker.sock, if an engine answers there]
+    #[arg(long, env = "CONVOKE_DOCKER_SOCKET", value_name = "PATH")]
+    pub docker_socket: Option<PathBuf>,
+
+    /// Run no containers, even if there is an engine
+    #[arg(long, env = "CONVOKE_NO_DOCKER", conflicts_with = "docker_socket")]
+    pub no_docker: bool,
 
     /// How containers get GPUs [default: what is found on this host]
     #[arg(long, env = "CONVOKE_GPU_INJECTION", value_name = "HOW")]

@@ -49,6 +49,8 @@ fn task(spec: &JobSpec, rank: u32, gpus: &[&str], injection: Option<GpuInjection
     let replica =
         ReplicaKey { job: JobId::new("j").unwrap(), generation: Generation(1), node_rank: NodeRank(0) };
     let container = Container {
+        cluster: None,
+        image_name: String::new(),
         name: format!("trainer-{rank}"),
         image: "sha256:0123".to_owned(),
         entrypoint: spec.entrypoint.clone(),

@@ -69,12 +69,8 @@ impl Reconciler {
         let ranks: Vec<Rank> =
             slot.replica.tasks.iter().filter(|(_, status)| status.is_none()).map(|(rank, _)| *rank).collect();
         slot.open_services(&self.host, &ranks);
-        let start = work::Start {
-            desired: slot.replica.desired.clone(),
-            rendezvous,
-            resume: slot.record.resume.clone(),
-            ranks,
-        };
+        let cluster = self.stamp.as_ref().map(|stamp| stamp.cluster.clone());
+        let start = work::Start { record: slot.record.clone(), rendezvous, ranks, cluster };
         let host = self.host.clone();
         self.spawn(key, async move { Done::Started(work::start(&host, &start).await) });
     }
@@ -146,6 +142,7 @@ impl Slot {
             Done::Prepared(Ok(prepared)) => {
                 self.record.resume = prepared.resume;
                 self.record.mounts = prepared.mounts;
+                self.record.inside = prepared.inside;
                 self.ports = prepared.ports;
                 self.probe = prepared.probe;
                 self.replica.stage = Stage::Ready(prepared.held);

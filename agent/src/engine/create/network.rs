@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use bollard::models::{ContainerCreateBody, HostConfig, PortBinding, PortMap};
 
+use convoke_model::ContainerOptions;
+
 use crate::runtime::Container;
 
 /// Where a task's addresses and ports are.
@@ -23,16 +25,20 @@ pub enum Network {
 impl Network {
     /// The user's word; else the node's network, where the ranks' addresses are, unless the job is one
     /// replica that publishes ports: these may mean other ports of the node.
-    pub fn of(container: &Container) -> Self {
-        let publishes = !container.gang && !container.options.ports.is_empty();
-        let own = match container.options.network_mode.as_deref().filter(|word| !word.is_empty()) {
+    pub fn of_job(options: &ContainerOptions, gang: bool) -> Self {
+        let publishes = !gang && !options.ports.is_empty();
+        match options.network_mode.as_deref().filter(|word| !word.is_empty()) {
             None if publishes => Self::Bridge,
             None | Some("host") => Self::Host,
             Some("bridge" | "default") => Self::Bridge,
             Some("none") => Self::None,
             Some(name) => Self::Named(name.to_owned()),
-        };
-        match (own, &container.ipc_of) {
+        }
+    }
+
+    /// The network of one of the job's containers.
+    pub fn of(container: &Container) -> Self {
+        match (Self::of_job(&container.options, container.gang), &container.ipc_of) {
             (Self::Bridge, Some(first)) => Self::Of(first.clone()),
             (own, _) => own,
         }
