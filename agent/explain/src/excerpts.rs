@@ -114,6 +114,21 @@ fn every_excerpt_is_explained_as_its_header_says() {
 }
 
 #[test]
+fn what_the_engine_said_is_recognised_behind_a_clients_own_words() {
+    for excerpt in all() {
+        let evidence = excerpt.evidence(&[]);
+        let Some(error) = evidence.runtime_error else { continue };
+        for before in
+            ["Docker responded with status code 500: ", "Docker stream error: ", "rank 3 on node-a: "]
+        {
+            let error = format!("{before}{error}");
+            let told = explain(&Evidence { runtime_error: Some(&error), ..evidence }).unwrap();
+            assert_eq!(Some(told.cause), excerpt.get("cause"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn every_rule_and_each_of_its_words_is_needed_by_an_excerpt() {
     let table = table();
     let mut rules = vec![false; table.rules.len()];

@@ -42,11 +42,11 @@ impl<'a> Findings<'a> {
         let engine: Vec<&str> =
             evidence.runtime_error.into_iter().flat_map(str::lines).take(LAST_LINES).collect();
         let chains = traceback::chains(&lines);
-        let hits = hits(table, lines.iter().map(|l| l.text.as_str()));
+        let hits = hits(table, lines.iter().map(|l| l.text.as_str()), false);
         let chain = choose(table, &chains, &hits);
         let failure = failure(&lines, &chains, chain.as_ref(), &hits);
         let worker = failed_worker(&lines, &chains);
-        let engine_hits = self::hits(table, engine.iter().map(|l| tail::cut(l, tail::MAX_LINE)));
+        let engine_hits = self::hits(table, engine.iter().map(|l| tail::cut(l, tail::MAX_LINE)), true);
         Self { evidence, lines, engine, chain, worker, hits, failure, engine_hits }
     }
 
@@ -104,11 +104,9 @@ impl<'a> Findings<'a> {
     }
 }
 
-fn hits<'t>(table: &Table, lines: impl Iterator<Item = &'t str>) -> Vec<Hit> {
-    lines
-        .enumerate()
-        .flat_map(|(line, text)| table.matches(text).map(move |pattern| Hit { line, pattern }))
-        .collect()
+fn hits<'t>(table: &Table, lines: impl Iterator<Item = &'t str>, engine: bool) -> Vec<Hit> {
+    let of_line = |(line, text)| table.matches(text, engine).map(move |pattern| Hit { line, pattern });
+    lines.enumerate().flat_map(of_line).collect()
 }
 
 fn of_rule(hits: &[Hit], rule: usize) -> impl Iterator<Item = Hit> {
@@ -130,7 +128,7 @@ fn choose(table: &Table, chains: &[Chain], hits: &[Hit]) -> Option<Chain> {
     chains
         .iter()
         .filter(|chain| chain.weight < Weight::Launcher)
-        .min_by_key(|chain| (chain.weight == Weight::Later, blame(chain), chain.weight, chain.start()))
+        .min_by_key(|chain| (blame(chain), chain.weight, chain.start()))
         .cloned()
 }
 
@@ -143,4 +141,52 @@ fn failure(lines: &[Said], chains: &[Chain], chain: Option<&Chain>, hits: &[Hit]
         (0..lines.len()).rev().filter(|at| !launcher.contains(at)).take(LAST_LINES).collect()
     };
     hits.iter().filter(|hit| about.contains(&hit.line)).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use convoke_model::ExitStatus;
+
+    use crate::{Evidence, Line, Source, explain};
+
+    const HEADER: &str = "Traceback (most recent call last):";
+    const FRAME: &str = "  File \"train.py\", line 1, in <module>";
+
+    fn summary(lines: &[&str]) -> String {
+        let tail: Vec<Line<'_>> = lines.iter().map(|text| Line { source: Source::Stderr, text }).collect();
+        explain(&Evidence { tail: &tail, ..Evidence::new(ExitStatus::Code(1)) }).unwrap().summary
+    }
+
+    #[test]
+    fn a_worker_that_only_lost_another_counts_behind_it_even_if_it_spoke_first() {
+        let lost =
+            [HEADER, FRAME, "RuntimeError: [tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:31962"];
+        let own = ["ERROR: giving up", HEADER, FRAME, "ValueError: loss is NaN"];
+        assert_eq!(summary(&[&lost[..], &own].concat()), "ValueError: loss is NaN");
+        assert!(summary(&lost).starts_with("another rank went away"));
+    }
+
+    #[test]
+    fn of_torchruns_table_the_root_cause_counts() {
+        let recorded = "  traceback : Traceback (most recent call last):";
+        let row = |error| [recorded, "    File \"train.py\", line 1, in main", error];
+        let table = [
+            &["Failures:"][..],
+            &row("  KeyError: 'later'"),
+            &["Root Cause (first observed failure):"],
+            &row("  ValueError: first"),
+        ];
+        assert_eq!(summary(&table.concat()), "ValueError: first");
+    }
+
+    #[test]
+    fn a_launchers_long_traceback_does_not_hide_a_workers_last_words() {
+        let frames = [FRAME; 60];
+        let launcher = [&[HEADER][..], &frames, &["subprocess.CalledProcessError: Command failed"]].concat();
+        let words = summary(
+            &[&["CUDA error: no kernel image is available for execution on the device"][..], &launcher]
+                .concat(),
+        );
+        assert!(words.contains("not built for this kind of GPU"), "{words}");
+    }
 }

@@ -120,7 +120,7 @@ mod tests {
                 let regex = Regex::new(word).unwrap();
                 regex.capture_names().flatten().map(str::to_owned).collect::<Vec<_>>()
             };
-            let words: Vec<Vec<String>> = rule.on.words().iter().map(|w| groups(&w)).collect();
+            let words: Vec<Vec<String>> = rule.on.words().iter().map(groups).collect();
             for name in required(rule.summary).into_iter().chain(required(rule.advice)) {
                 let caught = !words.is_empty() && words.iter().all(|groups| groups.contains(&name));
                 assert!(

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::{Captures, Regex, RegexSet};
 
 use crate::findings::Hit;
-use crate::rule::Rule;
+use crate::rule::{On, Rule};
 use crate::rules;
 
 pub(crate) struct Table {
@@ -38,9 +38,10 @@ impl Table {
         Self { rules, set, words }
     }
 
-    /// The patterns that a line matches.
-    pub(crate) fn matches(&self, text: &str) -> impl Iterator<Item = usize> + use<> {
-        self.set.matches(text).into_iter()
+    /// The patterns that a line of the task's output matches, or one of the engine's words.
+    pub(crate) fn matches(&self, text: &str, engine: bool) -> impl Iterator<Item = usize> {
+        let of_engine = |pattern: &usize| matches!(self.rules[self.rule_of(*pattern)].on, On::Engine(_));
+        self.set.matches(text).into_iter().filter(move |pattern| of_engine(pattern) == engine)
     }
 
     pub(crate) fn rule_of(&self, pattern: usize) -> usize {

@@ -120,3 +120,34 @@ fn said(findings: &Findings<'_>, rule: usize) -> Vec<String> {
 fn text(findings: &Findings<'_>, lines: impl IntoIterator<Item = usize>) -> Vec<String> {
     lines.into_iter().filter_map(|at| findings.lines.get(at)).map(|l| l.text.clone()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use convoke_model::ExitStatus;
+
+    use crate::{Evidence, Explanation, Line, Source, explain};
+
+    fn told(lines: &[String]) -> Explanation {
+        let tail: Vec<Line<'_>> = lines.iter().map(|text| Line { source: Source::Stderr, text }).collect();
+        explain(&Evidence { tail: &tail, ..Evidence::new(ExitStatus::Code(2)) }).unwrap()
+    }
+
+    #[test]
+    fn few_lines_are_shown_of_many_that_say_the_same() {
+        let refused = |n| format!("train.py: error: unrecognized arguments: --x{}", n % 9);
+        assert_eq!(told(&(0..40).map(refused).collect::<Vec<_>>()).evidence.len(), 6);
+        assert_eq!(told(&vec![refused(0); 9]).evidence, [refused(0)]);
+        let error = "failed\n".repeat(30);
+        let evidence = Evidence { runtime_error: Some(&error), ..Evidence::new(ExitStatus::Unknown) };
+        assert_eq!(explain(&evidence).unwrap().evidence.len(), 6);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_in_the_sentence_and_whole_among_the_lines() {
+        let message = format!("ValueError: {}", "x".repeat(900));
+        let lines = ["Traceback (most recent call last):", "  File \"a.py\", line 1, in f", &message];
+        let told = told(&lines.map(str::to_owned));
+        assert!(told.summary.ends_with("xxx…") && told.summary.len() < 210, "{}", told.summary);
+        assert_eq!(told.evidence[2], message);
+    }
+}

@@ -1,4 +1,5 @@
-//! A task that could not be started: what the Docker Engine, its registry or the shim said.
+//! A task that could not be started: what the Docker Engine, its registry or the shim said. Who
+//! passes it on may have put words before it.
 
 use crate::rule::On::Engine;
 use crate::rule::Rule;
@@ -10,8 +11,8 @@ pub(super) const RULES: &[Rule] = &[
         on: Engine(&[
             r#"exec: "(?P<program>[^"]+)": executable file not found in \$PATH"#,
             r#"exec: "(?P<program>[^"]+)": stat [^:]+: no such file or directory"#,
-            r"^(?P<program>[^:]+): command not found on ",
-            r"^(?P<program>[^:]+): no such file on .*\(looked in ",
+            r"(?:^|: )(?P<program>[^: ]+): command not found on ",
+            r"(?:^|: )(?P<program>[^: ]+): no such file on .*\(looked in ",
         ]),
         when: Always,
         summary: "the command {program} was not found[ in the image {image}]",
@@ -22,8 +23,8 @@ pub(super) const RULES: &[Rule] = &[
         cause: "NotExecutable",
         on: Engine(&[
             r#"exec: "(?P<program>[^"]+)": permission denied"#,
-            r"^(?P<program>[^:]+): .* is not executable; chmod \+x it",
-            r"^(?P<program>[^:]+): .* is a directory, not a program",
+            r"(?:^|: )(?P<program>[^: ]+): .* is not executable; chmod \+x it",
+            r"(?:^|: )(?P<program>[^: ]+): .* is a directory, not a program",
         ]),
         when: Always,
         summary: "{program} is there, and cannot be executed: it is a directory, or lacks the x bit",
@@ -33,7 +34,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         cause: "WrongFormat",
-        on: Engine(&[r"^(?P<program>[^ ]+) could not be executed on [^:]+: Exec format error"]),
+        on: Engine(&[r"(?:^|: )(?P<program>[^ ]+) could not be executed on [^:]+: Exec format error"]),
         when: Always,
         summary: "{program} is no program of this machine's kind: another processor's, or a script without \
                   `#!`",
@@ -46,7 +47,7 @@ pub(super) const RULES: &[Rule] = &[
         on: Engine(&[
             r"manifest for (?P<name>\S+) not found",
             r"No such image: (?P<name>\S+)",
-            r"^name unknown\b",
+            r"(?:^|: )name unknown\b",
         ]),
         when: Always,
         summary: "there is no such image[: {image}]",
@@ -58,7 +59,7 @@ pub(super) const RULES: &[Rule] = &[
         cause: "ImageDenied",
         on: Engine(&[
             r"pull access denied for (?P<name>[^, ]+)",
-            r"^denied\b",
+            r"(?:^|: )denied\b",
             r"unauthorized: authentication required",
             r"no basic auth credentials",
         ]),

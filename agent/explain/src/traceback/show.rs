@@ -69,6 +69,6 @@ fn body(lines: &[Said], frames: &[usize], room: usize) -> Vec<String> {
 /// Where the lines of the last frame in the user's own code begin, or of the last frame.
 fn own_frame(lines: &[Said], frames: &[usize]) -> usize {
     let places = || frames.iter().enumerate().filter_map(|(i, &at)| Some((i, frame(&lines[at].text)?)));
-    let own = places().filter(|(_, f)| !is_library(f.file)).next_back();
+    let own = places().rfind(|(_, f)| !is_library(f.file));
     own.or_else(|| places().next_back()).map_or(0, |(i, _)| i)
 }

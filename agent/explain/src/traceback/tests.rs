@@ -57,6 +57,20 @@ fn a_traceback_that_is_cut_off_at_either_end_is_no_wrong_one() {
 }
 
 #[test]
+fn a_header_after_words_without_a_newline_is_one() {
+    for before in [" ", "50%|#####     | 5/10 [00:01<00:01, 4.2it/s]"] {
+        assert_eq!(
+            exceptions(&format!("{before}{}", traceback("KeyError: 1"))),
+            [["KeyError: 1"]],
+            "{before:?}"
+        );
+    }
+    let indented =
+        "    Traceback (most recent call last):\n      File \"a.py\", line 1, in f\n    KeyError: 1\n";
+    assert_eq!(exceptions(indented), [["    KeyError: 1"]]);
+}
+
+#[test]
 fn a_chain_has_the_exception_that_was_raised_first_and_the_one_that_ended_the_program() {
     let handling = "\nDuring handling of the above exception, another exception occurred:\n\n";
     let cause = "\nThe above exception was the direct cause of the following exception:\n\n";
