@@ -4,16 +4,16 @@
 //! nothing where no rule knows better than the last lines. [`first_failure`] is given the ends of a
 //! gang's tasks and says which failed first; what the others say is a consequence.
 //!
-//! How it goes: the end of the tail is cleaned and cut ([`tail`]), Python's tracebacks are found and
-//! the one that counts is chosen ([`traceback`]), a launcher's word on its workers is read
-//! ([`worker`]), and every line is read against the words of all rules at once ([`table`]). Then the
-//! rules are asked in their order ([`rules`]); the first that holds fills its sentences
-//! ([`template`]) with what its words caught and with the facts of the evidence ([`facts`]).
+//! How it goes: the end of the tail is cleaned and cut (`tail`), Python's tracebacks are found and
+//! the one that counts is chosen (`traceback`), a launcher's word on its workers is read
+//! (`worker`), and every line is read against the words of all rules at once (`table`). Then the
+//! rules are asked in their order (`rules`); the first that holds fills its sentences
+//! (`template`) with what its words caught and with the facts of the evidence (`facts`).
 //!
 //! The rules are data. Their order: our own stop; what the engine said of a task that could not
-//! start; the kernel's out-of-memory kill; then, by how much their words say, shared memory, GPUs,
-//! ports, networks, files; signals; a lost peer; any traceback; exit codes. A rule reads only the
-//! exception that ended the program, where there is one, unless its words are said of nothing else.
+//! start; the kernel's out-of-memory kill; shared memory; GPUs; ports, networks and lost peers;
+//! files; modules and arguments; signals; any traceback; exit codes. A rule reads only the exception
+//! that ended the program, where there is one, unless its words are said of nothing else.
 //!
 //! Of a task's many tracebacks the first counts, but not a launcher's (torchrun's
 //! `ChildFailedError` says only that a worker failed), and one that was logged or that only says
