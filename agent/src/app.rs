@@ -12,6 +12,7 @@ use tracing::info;
 
 use crate::conditions::Conditions;
 use crate::devices::{CpuSlots, Devices, DevicesError};
+use crate::files::{Files, FilesConfig};
 use crate::home::{Home, HomeError};
 use crate::host::Host;
 use crate::interfaces;
@@ -42,6 +43,8 @@ pub enum AgentError {
     Devices(#[from] DevicesError),
     #[error("the path of this program is not known, so that no task could be started")]
     OwnPath(#[source] std::io::Error),
+    #[error("the file cache in the state directory cannot be used")]
+    Files(#[source] std::io::Error),
     #[error(transparent)]
     Recover(#[from] RecoverError),
     #[error(transparent)]
@@ -50,7 +53,7 @@ pub enum AgentError {
 
 /// Runs an agent until `shutdown` begins. Its tasks are left running.
 pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentError> {
-    let home = Home::open(&options.state_dir)?;
+    let home = Arc::new(Home::open(&options.state_dir)?);
     let identity = ledger::identity(&home)?;
     let node = node_name(&options)?;
     let addresses =
@@ -63,14 +66,23 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         lifeline: options.lifeline.clone(),
         output_limit: OUTPUT_LIMIT,
     }));
+    let conditions = Conditions::default();
+    let link = Arc::new(Link::new(options.coordinator.clone(), &node, &identity.instance));
+    let config = FilesConfig {
+        cache_limit: options.file_cache_size.map(|size| size.as_u64()),
+        return_limit: options.return_limit.map(|size| size.as_u64()),
+    };
+    let files = Files::open(node.clone(), home.clone(), link.clone(), conditions.clone(), config);
+    let files = Arc::new(files.map_err(AgentError::Files)?);
     let host = Arc::new(Host {
         node: node.clone(),
         addresses,
         inventory: devices.inventory()?,
         devices,
         runtime,
-        conditions: Conditions::default(),
-        link: Link::new(options.coordinator.clone(), &node, &identity.instance),
+        conditions,
+        link,
+        files,
         allow_processes: options.allow_processes,
         reservations: Default::default(),
         ports: Default::default(),
@@ -90,8 +102,10 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         said: String::new(),
     };
     let reconciling = tokio::spawn(reconciler.run(desired, shutdown.clone()));
+    let tidying = tokio::spawn(async move { host.files.keep_tidy().await });
     let ended = session.run(shutdown).await;
     reconciling.abort();
+    tidying.abort();
     Ok(ended?)
 }
 

@@ -7,6 +7,7 @@ use convoke_model::{Device, NodeAddress, NodeId};
 
 use crate::conditions::Conditions;
 use crate::devices::{Devices, Reservations};
+use crate::files::Files;
 use crate::home::Home;
 use crate::link::Link;
 use crate::ports::Ports;
@@ -14,7 +15,7 @@ use crate::runtime::Runtime;
 
 pub struct Host {
     pub node: NodeId,
-    pub home: Home,
+    pub home: Arc<Home>,
     /// The preferred one first.
     pub addresses: Vec<NodeAddress>,
     pub devices: Arc<dyn Devices>,
@@ -22,7 +23,8 @@ pub struct Host {
     pub inventory: Vec<Device>,
     pub runtime: Arc<dyn Runtime>,
     pub conditions: Conditions,
-    pub link: Link,
+    pub link: Arc<Link>,
+    pub files: Arc<Files>,
     /// Jobs without an image may run as processes of this host.
     pub allow_processes: bool,
     pub(crate) reservations: Mutex<Reservations>,

@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use crate::accept::{Stamp, accept};
 use crate::clock::now;
+use crate::files::collect::Collector;
 use crate::host::Host;
 use crate::ledger::{self, LedgerError, Record};
 use crate::plan::plan;
@@ -60,6 +61,8 @@ struct Slot {
     record: Record,
     ports: Vec<HeldPort>,
     services: BTreeMap<Rank, TaskServices>,
+    /// `None` if nothing comes back.
+    collector: Option<Collector>,
     worker: Option<AbortHandle>,
 }
 
@@ -218,7 +221,7 @@ impl Reconciler {
 
 impl Slot {
     fn new(replica: Replica, record: Record) -> Self {
-        Self { replica, record, ports: Vec::new(), services: BTreeMap::new(), worker: None }
+        Self { replica, record, ports: Vec::new(), services: BTreeMap::new(), collector: None, worker: None }
     }
 
     /// The tasks that were ever started.

@@ -33,7 +33,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn for_good(message: impl ToString) -> Self {
+    pub fn for_good(message: impl ToString) -> Self {
         Self { message: message.to_string(), retryable: false }
     }
 
