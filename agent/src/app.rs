@@ -66,7 +66,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         lifeline: options.lifeline.clone(),
         output_limit: OUTPUT_LIMIT,
     }));
-    let conditions = Conditions::default();
+    let (conditions, warnings) = (Conditions::default(), Conditions::default());
     let link = Arc::new(Link::new(options.coordinator.clone(), &node, &identity.instance));
     let config = FilesConfig {
         cache_limit: options.file_cache_size.map(|size| size.as_u64()),
@@ -81,6 +81,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         devices,
         runtime,
         conditions,
+        warnings,
         link,
         files,
         allow_processes: options.allow_processes,

@@ -23,6 +23,8 @@ pub struct Host {
     pub inventory: Vec<Device>,
     pub runtime: Arc<dyn Runtime>,
     pub conditions: Conditions,
+    /// What a replica's job should know, about [`crate::work::about`] it; placement does not mind.
+    pub warnings: Conditions,
     pub link: Arc<Link>,
     pub files: Arc<Files>,
     /// Jobs without an image may run as processes of this host.
