@@ -10,9 +10,8 @@ use convoke_transport::Shutdown;
 use tokio::sync::mpsc;
 use tracing::info;
 
-use crate::conditions::Conditions;
 use crate::devices::{CpuSlots, Devices, DevicesError};
-use crate::files::{Files, FilesConfig};
+use crate::files::{Files, FilesConfig, Tell};
 use crate::home::{Home, HomeError};
 use crate::host::Host;
 use crate::interfaces;
@@ -66,13 +65,14 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         lifeline: options.lifeline.clone(),
         output_limit: OUTPUT_LIMIT,
     }));
-    let (conditions, warnings) = (Conditions::default(), Conditions::default());
+    let tell = Tell::default();
     let link = Arc::new(Link::new(options.coordinator.clone(), &node, &identity.instance));
     let config = FilesConfig {
+        overlays: true,
         cache_limit: options.file_cache_size.map(|size| size.as_u64()),
         return_limit: options.return_limit.map(|size| size.as_u64()),
     };
-    let files = Files::open(node.clone(), home.clone(), link.clone(), conditions.clone(), config);
+    let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), config);
     let files = Arc::new(files.map_err(AgentError::Files)?);
     let host = Arc::new(Host {
         node: node.clone(),
@@ -80,8 +80,9 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         inventory: devices.inventory()?,
         devices,
         runtime,
-        conditions,
-        warnings,
+        conditions: tell.conditions,
+        warnings: tell.warnings,
+        progresses: tell.progresses,
         link,
         files,
         allow_processes: options.allow_processes,

@@ -11,6 +11,7 @@ use crate::files::Files;
 use crate::home::Home;
 use crate::link::Link;
 use crate::ports::Ports;
+use crate::progress::Progresses;
 use crate::runtime::Runtime;
 
 pub struct Host {
@@ -25,6 +26,8 @@ pub struct Host {
     pub conditions: Conditions,
     /// What a replica's job should know, about [`crate::work::about`] it; placement does not mind.
     pub warnings: Conditions,
+    /// How far preparations are.
+    pub progresses: Progresses,
     pub link: Arc<Link>,
     pub files: Arc<Files>,
     /// Jobs without an image may run as processes of this host.

@@ -21,6 +21,7 @@ pub mod link;
 pub mod options;
 pub mod plan;
 pub mod ports;
+pub mod progress;
 pub mod reconciler;
 pub mod replica;
 pub mod runtime;

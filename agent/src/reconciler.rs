@@ -90,12 +90,14 @@ impl Reconciler {
         let mut statuses = self.host.runtime.changes();
         let mut conditions = self.host.conditions.subscribe();
         let mut warnings = self.host.warnings.subscribe();
+        let mut progress = self.host.progresses.subscribe();
         let mut tick = tokio::time::interval(TICK);
         loop {
             // Before they are read, so that no change falls between reading and waiting.
             statuses.mark_unchanged();
             conditions.mark_unchanged();
             warnings.mark_unchanged();
+            progress.mark_unchanged();
             self.refresh();
             self.act();
             self.publish();
@@ -106,6 +108,7 @@ impl Reconciler {
                 _ = statuses.changed() => {}
                 _ = conditions.changed() => {}
                 _ = warnings.changed() => {}
+                _ = progress.changed() => {}
                 _ = tick.tick() => self.retry(),
             }
         }
@@ -225,7 +228,7 @@ impl Reconciler {
 impl Reconciler {
     fn observe(&self, key: &ReplicaKey, slot: &Slot) -> ObservedReplica {
         let conditions = self.host.warnings.about(&about(key));
-        ObservedReplica { conditions, ..slot.replica.observed() }
+        ObservedReplica { conditions, progress: self.host.progresses.of(key), ..slot.replica.observed() }
     }
 }
 

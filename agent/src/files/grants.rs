@@ -27,6 +27,11 @@ struct Grant<'a> {
     target: String,
 }
 
+/// Where they are in a replica's directory.
+pub(super) fn directory(replica: &Path) -> PathBuf {
+    replica.join("grants")
+}
+
 /// Brings the job's secrets and configs to `directory`.
 pub(super) async fn lay_out(
     link: &Link,

@@ -32,6 +32,7 @@ pub mod cache;
 pub mod collect;
 mod grants;
 mod laid;
+mod layout;
 mod merge;
 mod overlay;
 pub mod owner;
@@ -61,6 +62,7 @@ use crate::conditions::Conditions;
 use crate::home::Home;
 use crate::host::Host;
 use crate::link::Link;
+use crate::progress::Progresses;
 use crate::work::Refusal;
 
 /// How often the cache's size and the disk are looked at. Disks fill in minutes, not in seconds.
@@ -86,13 +88,31 @@ pub enum HostSource {
     AnonymousVolume,
 }
 
-/// What an operator may choose.
-#[derive(Debug, Clone, Copy, Default)]
+/// What may be chosen.
+#[derive(Debug, Clone, Copy)]
 pub struct FilesConfig {
+    /// Overlays where they can be had; else private copies are copies everywhere.
+    pub overlays: bool,
     /// Bytes of the cache; `None` is [`cache`]'s default.
     pub cache_limit: Option<u64>,
     /// Bytes that one replica may bring home; `None` is [`collect::DEFAULT_LIMIT`].
     pub return_limit: Option<u64>,
+}
+
+impl Default for FilesConfig {
+    fn default() -> Self {
+        Self { overlays: true, cache_limit: None, return_limit: None }
+    }
+}
+
+/// Where what people should know is told.
+#[derive(Debug, Clone, Default)]
+pub struct Tell {
+    /// Of the node: placement avoids it.
+    pub conditions: Conditions,
+    /// Of a replica.
+    pub warnings: Conditions,
+    pub progresses: Progresses,
 }
 
 /// The node's files that travel.
@@ -102,6 +122,8 @@ pub struct Files {
     home: Arc<Home>,
     link: Arc<Link>,
     conditions: Conditions,
+    warnings: Conditions,
+    progresses: Progresses,
     cache: Cache,
     means: Means,
     return_limit: u64,
@@ -114,15 +136,27 @@ impl Files {
         node: NodeId,
         home: Arc<Home>,
         link: Arc<Link>,
-        conditions: Conditions,
+        tell: Tell,
         config: FilesConfig,
     ) -> io::Result<Self> {
+        let Tell { conditions, warnings, progresses } = tell;
         let replicas = home.replicas_dir();
         let cache = Cache::open(&home.cache_dir(), &replicas, link.clone(), config.cache_limit)?;
         // Where the copies will be.
-        let means = private::means(&replicas);
+        let means = private::means(&replicas, config.overlays);
         let return_limit = config.return_limit.unwrap_or(collect::DEFAULT_LIMIT);
-        Ok(Self { node, home, link, conditions, cache, means, return_limit, turns: Turns::default() })
+        Ok(Self {
+            node,
+            home,
+            link,
+            conditions,
+            warnings,
+            progresses,
+            cache,
+            means,
+            return_limit,
+            turns: Turns::default(),
+        })
     }
 
     pub fn cache(&self) -> &Cache {

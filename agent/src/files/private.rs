@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use convoke_tree::Manifest;
 use tracing::{info, warn};
 
-use super::cache::{Cache, Cancelled, LayError, Links, ROOT_MODE, lay_out};
+use super::cache::{Cache, LayError, Links, ROOT_MODE, Worker, lay_out};
 use super::laid::{Means, OwnCopy};
 use super::overlay::{self, Overlay};
 use super::owner::Owner;
@@ -22,8 +22,9 @@ pub(super) struct Original<'a> {
 }
 
 /// How copies can be made in `directory`: found out by trying, and said once.
-pub(super) fn means(directory: &Path) -> Means {
-    match overlay::obstacle(directory) {
+pub(super) fn means(directory: &Path, overlays: bool) -> Means {
+    let obstacle = if overlays { overlay::obstacle(directory) } else { Some("not asked for".to_owned()) };
+    match obstacle {
         None => {
             info!("files that jobs may write to are laid out by overlays");
             Means::Overlay
@@ -47,7 +48,7 @@ pub(super) fn make(
     replica: &Path,
     original: &Original<'_>,
     cache: &Cache,
-    cancelled: &Cancelled,
+    worker: &Worker,
 ) -> Result<(), LayError> {
     let place = copy.place(replica);
     let io = |source| LayError::Io { path: place.clone(), source };
@@ -62,7 +63,7 @@ pub(super) fn make(
     copy.means = Means::Copy;
     let blob = |digest| cache.path(digest);
     let root = copy.root(replica);
-    lay_out(original.manifest, &blob, &root, original.owner, Links::Never, cancelled)?;
+    lay_out(original.manifest, &blob, &root, original.owner, Links::Never, worker)?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use tempfile::{NamedTempFile, TempDir};
 use tracing::info;
 
 use super::FetchError;
-use super::lay::{Cancelled, LayError, Links, lay_out};
+use super::lay::{LayError, Links, Worker, lay_out};
 use crate::files::owner::Owner;
 use crate::files::remove_all;
 
@@ -134,7 +134,7 @@ impl Dirs {
         digest: Digest,
         manifest: &Manifest,
         owner: Owner,
-        cancelled: &Cancelled,
+        worker: &Worker,
     ) -> Result<PathBuf, LayError> {
         let target = self.tree(digest).join(owner.to_string());
         if target.is_dir() {
@@ -145,7 +145,7 @@ impl Dirs {
         let made = TempDir::new_in(self.tmp()).map_err(io)?;
         let root = made.path().join("tree");
         let blob = |digest| self.blob(digest);
-        let copied = lay_out(manifest, &blob, &root, owner, Links::Hard, cancelled)?;
+        let copied = lay_out(manifest, &blob, &root, owner, Links::Hard, worker)?;
         if copied > 0 {
             // Names come after content: links are safe by their blobs, copies are not.
             File::open(&root).and_then(|root| Ok(rustix::fs::syncfs(root)?)).map_err(io)?;

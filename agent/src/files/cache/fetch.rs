@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::dirs::Wanted;
 use super::receive::{Receiver, WriteError};
-use super::{FetchError, Inner, blocking};
+use super::{FetchError, Inner, Told, blocking};
 use crate::files::owner::Owner;
 use crate::files::space::{Shortage, Space, bytes};
 use crate::link::{Link, will_pass};
@@ -39,8 +39,8 @@ const STALL: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Tries in a row that bring no blob to its end, bytes or not: what breaks so often will not pass.
 const TRIES: usize = 20;
-/// How often progress is logged.
-const PROGRESS: Duration = Duration::from_secs(5);
+/// How often progress is told: each time is a commit of the coordinator's.
+const PROGRESS: Duration = Duration::from_secs(2);
 /// Bytes of a manifest: a million entries are about 150 MB.
 const MAX_MANIFEST: u64 = 512 << 20;
 
@@ -114,7 +114,12 @@ impl Drop for Missing {
 }
 
 /// Fetches everything that is missing.
-pub(super) async fn all(inner: &Arc<Inner>, missing: Missing, owner: Owner) -> Result<(), FetchError> {
+pub(super) async fn all(
+    inner: &Arc<Inner>,
+    missing: Missing,
+    owner: Owner,
+    told: Told<'_>,
+) -> Result<(), FetchError> {
     if missing.total == 0 && missing.wanted.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
         return Ok(());
     }
@@ -130,9 +135,7 @@ pub(super) async fn all(inner: &Arc<Inner>, missing: Missing, owner: Owner) -> R
                 info!(took = ?began.elapsed(), "{} of files fetched", bytes(missing.total));
                 return Ok(());
             }
-            _ = progress.tick() => {
-                info!("fetching files: {} of {}", bytes(missing.total - missing.left()), bytes(missing.total));
-            }
+            _ = progress.tick() => told(missing.total - missing.left(), missing.total),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use convoke_model::Digest;
 use convoke_tree::{Entry, Kind, Manifest};
@@ -30,7 +30,7 @@ pub enum LayError {
     #[error("blob {0} is gone from the cache")]
     Gone(Digest),
     #[error("it is no longer wanted")]
-    Cancelled,
+    Unwanted,
     #[error("what was being laid out did not come to an end: {0}")]
     Interrupted(String),
 }
@@ -44,29 +44,45 @@ pub(crate) enum Links {
     Never,
 }
 
-/// Dropping it ends what works with its tokens, soon.
+/// Who waits for threads that lay files out. Dropping it ends them, soon.
 #[derive(Debug, Default)]
-pub(crate) struct Cancel(Arc<AtomicBool>);
+pub(crate) struct Supervisor(Arc<Shared>);
 
-/// Asked between files.
+/// A thread's side of it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Cancelled(Arc<AtomicBool>);
+pub(crate) struct Worker(Arc<Shared>);
 
-impl Cancel {
-    pub(crate) fn token(&self) -> Cancelled {
-        Cancelled(self.0.clone())
+#[derive(Debug, Default)]
+struct Shared {
+    ended: AtomicBool,
+    done: AtomicU64,
+}
+
+impl Supervisor {
+    pub(crate) fn worker(&self) -> Worker {
+        Worker(self.0.clone())
+    }
+
+    /// Bytes of the files that were laid out.
+    pub(crate) fn done(&self) -> u64 {
+        self.0.done.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Cancel {
+impl Drop for Supervisor {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.ended.store(true, Ordering::Relaxed);
     }
 }
 
-impl Cancelled {
-    pub(crate) fn check(&self) -> Result<(), LayError> {
-        if self.0.load(Ordering::Relaxed) { Err(LayError::Cancelled) } else { Ok(()) }
+impl Worker {
+    /// Asked between files.
+    fn check(&self) -> Result<(), LayError> {
+        if self.0.ended.load(Ordering::Relaxed) { Err(LayError::Unwanted) } else { Ok(()) }
+    }
+
+    fn did(&self, bytes: u64) {
+        self.0.done.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -82,12 +98,12 @@ pub(crate) fn lay_out(
     root: &Path,
     owner: Owner,
     links: Links,
-    cancelled: &Cancelled,
+    worker: &Worker,
 ) -> Result<u64, LayError> {
     make_dir(root)?;
     let mut copied = 0;
     for Entry { path, mode, kind } in &manifest.entries {
-        cancelled.check()?;
+        worker.check()?;
         let path = root.join(if path.is_empty() { SINGLE } else { path });
         match kind {
             Kind::Dir => make_dir(&path)?,
@@ -98,6 +114,7 @@ pub(crate) fn lay_out(
                 if made.map_err(|source| failed(*digest, &path, source))? == Made::Copy {
                     copied += size;
                 }
+                worker.did(*size);
             }
         }
     }
@@ -190,7 +207,7 @@ mod tests {
 
     fn laid(blobs: &Path, root: &Path, entries: Vec<Entry>, links: Links) -> Result<u64, LayError> {
         let blob = |digest: Digest| blobs.join(digest.to_string());
-        lay_out(&Manifest { entries }, &blob, root, Owner::agent(), links, &Cancelled::default())
+        lay_out(&Manifest { entries }, &blob, root, Owner::agent(), links, &Worker::default())
     }
 
     #[test]

@@ -42,7 +42,7 @@ use tonic::Status;
 use self::dirs::Dirs;
 use self::holds::{Hold, Holds};
 pub use self::lay::LayError;
-pub(super) use self::lay::{Cancel, Cancelled, Links, ROOT_MODE, SINGLE, file_mode, lay_out};
+pub(super) use self::lay::{Links, ROOT_MODE, SINGLE, Supervisor, Worker, file_mode, lay_out};
 use super::owner::Owner;
 use super::space::{Shortage, Space};
 use super::turns::Turns;
@@ -74,6 +74,9 @@ pub enum FetchError {
     #[error("what was being written did not come to an end: {0}")]
     Interrupted(String),
 }
+
+/// Is told from time to time how many bytes of how many are here.
+pub type Told<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
 /// A handle; clones share the cache.
 #[derive(Debug, Clone)]
@@ -123,8 +126,8 @@ impl Cache {
     }
 
     /// Brings a tree here: its manifest and every blob that is missing.
-    pub async fn fetch(&self, tree: &TreeRef) -> Result<Tree, FetchError> {
-        self.fetch_for(tree, Owner::agent()).await
+    pub async fn fetch(&self, tree: &TreeRef, told: Told<'_>) -> Result<Tree, FetchError> {
+        self.fetch_for(tree, Owner::agent(), told).await
     }
 
     /// Where a blob of a fetched tree is, to be read.
@@ -133,44 +136,59 @@ impl Cache {
     }
 
     /// The same as [`Cache::fetch`]; what is new is made `owner`'s, so that it need not be copied for it.
-    pub(super) async fn fetch_for(&self, tree: &TreeRef, owner: Owner) -> Result<Tree, FetchError> {
+    pub(super) async fn fetch_for(
+        &self,
+        tree: &TreeRef,
+        owner: Owner,
+        told: Told<'_>,
+    ) -> Result<Tree, FetchError> {
         let hold = self.hold(tree.digest).await;
         let _turn = self.0.turns.take(tree.digest).await;
         let manifest = match self.known(tree.digest).await? {
             Some(manifest) => manifest,
             None => fetch::manifest(&self.0.link, tree.digest).await?,
         };
-        self.complete(hold, manifest, owner).await
+        self.complete(hold, manifest, owner, told).await
     }
 
     /// A tree that was put together here, of blobs that the coordinator has.
-    pub(super) async fn compose(&self, manifest: Manifest, owner: Owner) -> Result<Tree, FetchError> {
+    pub(super) async fn compose(
+        &self,
+        manifest: Manifest,
+        owner: Owner,
+        told: Told<'_>,
+    ) -> Result<Tree, FetchError> {
         let bytes = manifest.encode();
         let digest = Digest(Sha256::digest(&bytes).into());
         // What others read must pass their checks.
         let manifest = Manifest::decode(&bytes).map_err(|e| FetchError::Manifest(digest, e))?;
         let hold = self.hold(digest).await;
         let _turn = self.0.turns.take(digest).await;
-        self.complete(hold, manifest, owner).await
+        self.complete(hold, manifest, owner, told).await
     }
 
     /// The tree as `owner`'s directory (or, for a single file, a directory with the file in it), shared by
     /// all who mount it read-only.
-    pub(super) async fn laid(&self, tree: &Tree, owner: Owner, cancel: &Cancel) -> Result<PathBuf, LayError> {
+    pub(super) async fn laid(
+        &self,
+        tree: &Tree,
+        owner: Owner,
+        supervisor: &Supervisor,
+    ) -> Result<PathBuf, LayError> {
         let turn = self.0.turns.take(tree.digest).await;
         let (dirs, digest, manifest) = (self.0.dirs.clone(), tree.digest, tree.manifest.clone());
-        let cancelled = cancel.token();
+        let worker = supervisor.worker();
         blocking(move || {
             // Until the thread is done, whoever else waits for it.
             let _turn = turn;
-            dirs.lay(digest, &manifest, owner, &cancelled)
+            dirs.lay(digest, &manifest, owner, &worker)
         })
         .await
         .map_err(LayError::Interrupted)?
     }
 
     /// Deletes what was not used for longest until the cache has its size and the disk some room.
-    pub(super) async fn tidy(&self) -> Result<(), FetchError> {
+    pub async fn tidy(&self) -> Result<(), FetchError> {
         let gate = self.0.gate.clone().lock_owned().await;
         let inner = self.0.clone();
         let io = |source| FetchError::Io { path: self.0.dirs.root().to_owned(), source };
@@ -200,7 +218,13 @@ impl Cache {
     }
 
     /// Fetches what is missing of a tree whose turn it is.
-    async fn complete(&self, hold: Hold, manifest: Manifest, owner: Owner) -> Result<Tree, FetchError> {
+    async fn complete(
+        &self,
+        hold: Hold,
+        manifest: Manifest,
+        owner: Owner,
+        told: Told<'_>,
+    ) -> Result<Tree, FetchError> {
         let (digest, manifest) = (hold.digest(), Arc::new(manifest));
         let gate = self.0.gate.clone().lock_owned().await;
         let (inner, taken_up) = (self.0.clone(), manifest.clone());
@@ -211,7 +235,7 @@ impl Cache {
         .await
         .map_err(FetchError::Interrupted)??;
         if let Some(missing) = missing {
-            let fetched = fetch::all(&self.0, missing, owner).await;
+            let fetched = fetch::all(&self.0, missing, owner, told).await;
             if let Err(error @ FetchError::Full { .. }) = fetched {
                 self.give_up(digest).await;
                 return Err(error);

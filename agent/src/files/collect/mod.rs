@@ -69,7 +69,7 @@ impl Collector {
         }
         let key = desired.key();
         let laid = ledger::read::<Laid>(&Laid::file(&files.replica_dir(&key))).unwrap_or_else(|error| {
-            files.conditions.raise(
+            files.warnings.raise(
                 "FilesNotReturned",
                 &about(&key),
                 format!("{error}; its files do not come back"),
@@ -96,7 +96,7 @@ impl Collector {
             // An error means that the collector is gone, and nothing is left to wait for.
             let waiting = drained.wait_for(|drained| *drained);
             if tokio::time::timeout(DRAIN_TIMEOUT, waiting).await.is_err() {
-                files.conditions.raise(
+                files.warnings.raise(
                     "FilesNotReturned",
                     &about(&key),
                     format!(

@@ -303,7 +303,7 @@ impl Gatherer {
     }
 
     fn not_returned(&self, message: String) {
-        self.files.conditions.raise("FilesNotReturned", &about(&self.key), message);
+        self.files.warnings.raise("FilesNotReturned", &about(&self.key), message);
     }
 
     fn failed(&mut self, problem: &str) {
@@ -312,13 +312,13 @@ impl Gatherer {
         if since.elapsed() >= PATIENCE {
             let message =
                 format!("files of {} are not returned yet, trying again: {problem}", about(&self.key));
-            self.files.conditions.raise("ReturningFiles", &about(&self.key), message);
+            self.files.warnings.raise("ReturningFiles", &about(&self.key), message);
         }
     }
 
     fn mended(&mut self) {
         if self.failing.take().is_some() {
-            self.files.conditions.clear("ReturningFiles", &about(&self.key));
+            self.files.warnings.clear("ReturningFiles", &about(&self.key));
         }
     }
 }
