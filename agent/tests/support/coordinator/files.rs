@@ -23,6 +23,8 @@ pub struct FileMemory {
     pub blobs: BTreeMap<Digest, Bytes>,
     pub artifacts: Vec<v1::Artifact>,
     /// Every blob that was asked for, again where it was asked for again.
+    pub asked: Vec<Digest>,
+    /// Every blob that was sent whole.
     pub fetched: Vec<Digest>,
     /// Every blob that came.
     pub uploaded: Vec<Digest>,
@@ -168,6 +170,7 @@ impl FileService for Service {
         assert_eq!(request.metadata().get("convoke-node").unwrap(), "n1");
         let digests: Vec<Digest> = request.into_inner().sha256.iter().map(|sha256| digest(sha256)).collect();
         assert!(digests.len() <= 10_000);
+        self.heard(|m| m.files.asked.extend(&digests));
         let (tx, rx) = mpsc::channel(1);
         tokio::spawn(self.clone().send_blobs(digests, tx));
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
