@@ -23,6 +23,7 @@ pub mod options;
 pub mod peers;
 pub mod plan;
 pub mod ports;
+pub mod progress;
 pub mod reconciler;
 pub mod replica;
 pub mod runtime;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use convoke_model::{GpuInjection, NodeId};
 
@@ -51,6 +52,14 @@ pub struct AgentOptions {
 
     #[command(flatten)]
     pub engine: EngineOptions,
+    /// Space for files and images that travelled here, kept for the next job [default: a fifth of the
+    /// disk, at most 100 GiB]
+    #[arg(long, env = "CONVOKE_FILE_CACHE_SIZE", value_name = "BYTES")]
+    pub file_cache_size: Option<ByteSize>,
+
+    /// How much the files may be in all that one replica of a job sends back [default: 100 GiB]
+    #[arg(long, env = "CONVOKE_RETURN_LIMIT", value_name = "BYTES")]
+    pub return_limit: Option<ByteSize>,
 
     /// End at once, tasks included, when nobody holds this file's lock
     #[arg(long, hide = true, value_name = "FILE")]

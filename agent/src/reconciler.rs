@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use crate::accept::{Stamp, accept};
 use crate::clock::now;
+use crate::files::collect::Collector;
 use crate::host::Host;
 use crate::ledger::{self, LedgerError, Record};
 use crate::peers::ProbeListener;
@@ -64,6 +65,8 @@ struct Slot {
     /// Watches the rendezvous, on node rank 0.
     meeting: JoinSet<()>,
     services: BTreeMap<Rank, TaskServices>,
+    /// `None` if nothing comes back.
+    collector: Option<Collector>,
     worker: Option<AbortHandle>,
 }
 
@@ -91,12 +94,14 @@ impl Reconciler {
         let mut statuses = self.host.runtime.changes();
         let mut conditions = self.host.conditions.subscribe();
         let mut warnings = self.host.warnings.subscribe();
+        let mut progress = self.host.progresses.subscribe();
         let mut tick = tokio::time::interval(TICK);
         loop {
             // Before they are read, so that no change falls between reading and waiting.
             statuses.mark_unchanged();
             conditions.mark_unchanged();
             warnings.mark_unchanged();
+            progress.mark_unchanged();
             self.refresh();
             self.act();
             self.publish();
@@ -107,6 +112,7 @@ impl Reconciler {
                 _ = statuses.changed() => {}
                 _ = conditions.changed() => {}
                 _ = warnings.changed() => {}
+                _ = progress.changed() => {}
                 _ = tick.tick() => self.retry(),
             }
         }
@@ -226,7 +232,7 @@ impl Reconciler {
 impl Reconciler {
     fn observe(&self, key: &ReplicaKey, slot: &Slot) -> ObservedReplica {
         let conditions = self.host.warnings.about(&about(key));
-        ObservedReplica { conditions, ..slot.replica.observed() }
+        ObservedReplica { conditions, progress: self.host.progresses.of(key), ..slot.replica.observed() }
     }
 }
 
@@ -239,6 +245,7 @@ impl Slot {
             probe: None,
             meeting: JoinSet::new(),
             services: BTreeMap::new(),
+            collector: None,
             worker: None,
         }
     }

@@ -8,6 +8,7 @@ use tracing::{error, info};
 
 use super::{Done, Reconciler, Slot, ledger_failed};
 use crate::clock::now;
+use crate::files::collect::Collector;
 use crate::host::Host;
 use crate::ledger;
 use crate::peers::watch_meeting;
@@ -80,8 +81,14 @@ impl Reconciler {
         slot.replica.stage = Stage::Finishing;
         self.host.reservations().release(&key);
         let drains: Vec<_> = slot.services.values().map(TaskServices::drain_checkpoints).collect();
+        let files = slot.collector.as_ref().map(Collector::drain);
         self.spawn(key, async move {
-            futures::future::join_all(drains).await;
+            let files = async {
+                if let Some(files) = files {
+                    files.await;
+                }
+            };
+            tokio::join!(futures::future::join_all(drains), files);
             Done::Finished
         });
     }
@@ -91,6 +98,7 @@ impl Reconciler {
         slot.abandon(&self.host);
         slot.replica.stage = Stage::Removing;
         let services = std::mem::take(&mut slot.services).into_values().collect();
+        slot.collector = None;
         let (host, tasks) = (self.host.clone(), slot.tasks());
         let worker_key = key.clone();
         self.spawn(key, async move {
@@ -216,8 +224,12 @@ impl Slot {
         };
     }
 
-    /// Makes sure that the tasks have their socket, their telemetry and their checkpoint watch.
+    /// Makes sure that the tasks have their socket, their telemetry and their checkpoint watch, and the
+    /// replica its collector.
     pub(super) fn open_services(&mut self, host: &Arc<Host>, ranks: &[Rank]) {
+        if self.collector.is_none() && !self.record.ended && !ranks.is_empty() {
+            self.collector = Collector::open(&host.files, &self.record.desired);
+        }
         for rank in ranks {
             self.services.entry(*rank).or_insert_with(|| TaskServices::open(host, &self.record, *rank));
         }

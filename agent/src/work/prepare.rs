@@ -39,7 +39,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn for_good(message: impl ToString) -> Self {
+    pub fn for_good(message: impl ToString) -> Self {
         Self { message: message.to_string(), retryable: false }
     }
 
