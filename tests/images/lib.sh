@@ -26,3 +26,27 @@ add_users() {
   install -d -m 700 "$root/root"
   install -d -o 1000 -g 1000 "$root/home/user"
 }
+
+# A minimal Debian with packages, made by debootstrap and trimmed of what no test reads.
+debian_root() {
+  local root=$1; shift
+  command -v debootstrap >/dev/null || {
+    say "installing debootstrap"
+    apt-get update -qq
+    apt-get install -qqy --no-install-recommends debootstrap >/dev/null
+  }
+  say "debootstrap"
+  debootstrap --variant=minbase bookworm "$root" >"$root.log" 2>&1 || { tail -20 "$root.log" >&2; die "debootstrap failed"; }
+  # Nothing of it has to survive a power cut, and documentation is not unpacked at all.
+  echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io"
+  printf 'path-exclude=%s\n' '/usr/share/doc/*' '/usr/share/man/*' '/usr/share/locale/*' \
+    >"$root/etc/dpkg/dpkg.cfg.d/no-documentation"
+  say "apt-get install $*"
+  DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -qqy --no-install-recommends "$@" >"$root.log" 2>&1 ||
+    { tail -20 "$root.log" >&2; die "apt-get install in the new root failed"; }
+  ln -s python3 "$root/usr/bin/python"
+  rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/var/log/* \
+    "$root"/usr/share/{doc,man,locale,info} "$root"/usr/include
+  mkdir -p "$root/workspace"
+  chroot "$root" useradd --create-home --uid 1000 --shell /bin/sh user
+}

@@ -3,7 +3,7 @@
 fill() {
   local root=$1 work=$2 applet
   unpack_packages "$root" "$work" busybox-static
-  rm -rf "$root/usr"
+  rm -rf "${root:?}/usr"
   mkdir -p "$root"/{dev,etc,home,proc,run,sbin,sys,usr/bin,usr/sbin,var/log,workspace}
   install -d -m 1777 "$root/tmp" "$root/var/tmp"
   add_users "$root"
