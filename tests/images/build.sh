@@ -13,9 +13,11 @@ label=convoke.test.recipe
 # shellcheck source=lib.sh
 source "$here/lib.sh"
 
-# What an image is made of: changed, it is another image.
+# What an image is made of, with what its recipe sources: changed, it is another image.
 recipe_hash() {
-  cat "$here/lib.sh" "$here/recipes/$1.sh" | sha256sum | cut -c 1-16
+  local recipe=$here/recipes/$1.sh parts=(lib.sh)
+  ! grep -q pip.sh "$recipe" || parts+=(pip.sh)
+  (cd "$here" && cat "${parts[@]}" "$recipe") | sha256sum | cut -c 1-16
 }
 
 # The recipe fills a directory, which becomes a tarball. Renamed into place when it is whole, so that
@@ -26,6 +28,7 @@ make_tarball() {
   # shellcheck disable=SC2064  # the directory of this call
   trap "remove_tree '$work'" EXIT
   mkdir "$work/root"
+  # shellcheck source=/dev/null
   (source "$here/recipes/$name.sh"; fill "$work/root" "$work")
   tar --numeric-owner --sort=name -C "$work/root" -cf "$work/root.tar" .
   mv "$work/root.tar" "$tarball"
@@ -36,7 +39,7 @@ make_tarball() {
 }
 
 build() {
-  local name=$1 image="convoke-test/$1:1" hash tarball
+  local name=$1 image="convoke-test/$1:1" hash tarball old
   hash=$(recipe_hash "$name")
   tarball=$cache/$name-$hash.tar
   if [[ $(docker image inspect --format "{{index .Config.Labels \"$label\"}}" "$image" 2>/dev/null) == "$hash" ]]; then
@@ -52,11 +55,16 @@ build() {
     make_tarball "$name" "$tarball"
   fi
   say "$image: importing $(du -h "$tarball" | cut -f 1)"
+  old=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null || true)
   docker import \
     --change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
     --change 'CMD ["/bin/sh"]' \
     --change "LABEL $label=$hash" \
     "$tarball" "$image" >/dev/null
+  # What the name stood for before is not kept, unless another name or a container has it.
+  if [[ $(docker image inspect --format '{{len .RepoTags}}' "$old" 2>/dev/null) == 0 ]]; then
+    docker image rm "$old" >/dev/null 2>&1 || true
+  fi
   exec 9>&-
   say "$image is built (${SECONDS}s)"
 }
