@@ -87,14 +87,6 @@ impl Engine {
         Ok(info)
     }
 
-    /// The image's own `LD_LIBRARY_PATH`; see [`create::needs_library_path`].
-    pub async fn image_library_path(&self, image: &str) -> Result<Option<String>, EngineError> {
-        let request = self.docker.inspect_image(image);
-        let image = self.prompt("does not tell of the image", request).await?;
-        let variables = image.config.and_then(|config| config.env).unwrap_or_default();
-        Ok(variables.iter().find_map(|text| text.strip_prefix("LD_LIBRARY_PATH=")).map(ToOwned::to_owned))
-    }
-
     /// Gives a request's failure its name. `what` completes "the Docker Engine …".
     pub fn error(&self, what: &str, error: bollard::errors::Error) -> EngineError {
         EngineError::of(&self.socket, what, error)

@@ -1,27 +1,37 @@
 //! Cleaning away images that were fetched here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use bollard::query_parameters::RemoveImageOptions;
+use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptions};
 use convoke_model::Timestamp;
 use tracing::info;
 
 use super::book::{Entry, Policy};
 use super::space::Space;
-use super::{Image, ImageError, Shelf};
+use super::{ImageError, Shelf};
 use crate::engine::EngineError;
 
 /// A replica's image is on nobody's list between its fetch and its containers' creation, which waits
 /// for the slowest node of the gang; pressure on the disk does not take it away in that time.
 const FRESH: Duration = Duration::from_secs(3600);
 
+/// An image that is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    pub id: String,
+    /// What it was fetched as.
+    pub reference: String,
+    /// Bytes on disk, of which other images may share some.
+    pub size: u64,
+}
+
 /// Removes what the policy does not keep; returns what is gone.
 pub(super) async fn collect(
     shelf: &Shelf,
     keep: &BTreeSet<String>,
     now: Timestamp,
-) -> Result<Vec<Image>, ImageError> {
+) -> Result<Vec<Removed>, ImageError> {
     let config = &shelf.config;
     let mut entries: Vec<(String, Entry)> = shelf.book.entries().into_iter().collect();
     entries.retain(|(id, _)| !keep.contains(id));
@@ -30,10 +40,10 @@ pub(super) async fn collect(
     let mut removed = Vec::new();
     for (id, entry) in entries {
         if due(&entry, &config.policy, Space::look(config).is_short(), now)
-            && let Some(image) = remove(shelf, &id, &entry).await?
+            && let Some(gone) = remove(shelf, id, &entry).await?
         {
-            info!(image = entry.references.first(), id, "removed: no job has used it for long");
-            removed.push(image);
+            info!(image = gone.reference, id = gone.id, "removed: no job has used it for long");
+            removed.push(gone);
         }
     }
     Ok(removed)
@@ -44,13 +54,17 @@ fn due(entry: &Entry, policy: &Policy, pressed: bool, now: Timestamp) -> bool {
     unused >= policy.unused_for || (pressed && unused >= FRESH)
 }
 
-/// Takes away the references that were made here. The engine removes the image with its last one, and
-/// refuses while a container is made of it. `None` if the image is still there.
-async fn remove(shelf: &Shelf, id: &str, entry: &Entry) -> Result<Option<Image>, EngineError> {
-    let Some(image) = shelf.find(id, None).await? else {
-        shelf.book.forget(id);
+/// Takes away the references that were made here; the engine removes the image with its last one.
+/// `None` if the image is still there.
+async fn remove(shelf: &Shelf, id: String, entry: &Entry) -> Result<Option<Removed>, EngineError> {
+    let Some(image) = shelf.find(&id, None).await? else {
+        shelf.book.forget(&id);
         return Ok(None);
     };
+    // The engine refuses to remove it then, but may have taken its names away first.
+    if has_containers(shelf, &id).await? {
+        return Ok(None);
+    }
     for reference in &entry.references {
         // A tag may have been moved to another image since.
         if shelf.find(reference, None).await?.is_none_or(|found| found.id != id) {
@@ -60,15 +74,26 @@ async fn remove(shelf: &Shelf, id: &str, entry: &Entry) -> Result<Option<Image>,
         let removing = docker.remove_image(reference, None::<RemoveImageOptions>, None);
         match shelf.engine.prompt("does not remove it", removing).await {
             Ok(_) => {}
-            // A container is made of it: later.
+            // A container was made of it just now: later.
             Err(EngineError::Refused { status: 409, .. }) => return Ok(None),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
     }
     // What still has a name has it from somebody else, and is theirs now.
-    shelf.book.forget(id);
-    Ok(shelf.find(id, None).await?.is_none().then_some(image))
+    shelf.book.forget(&id);
+    if shelf.find(&id, None).await?.is_some() {
+        return Ok(None);
+    }
+    let reference = entry.references.first().cloned().unwrap_or_default();
+    Ok(Some(Removed { id, reference, size: image.size }))
+}
+
+async fn has_containers(shelf: &Shelf, id: &str) -> Result<bool, EngineError> {
+    let filters = HashMap::from([("ancestor".to_owned(), vec![id.to_owned()])]);
+    let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+    let listing = shelf.engine.docker().list_containers(Some(options));
+    Ok(!shelf.engine.prompt("does not list its containers", listing).await?.is_empty())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod reference;
 mod shipped;
 mod space;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,6 +31,7 @@ use tokio::sync::watch;
 pub use book::Policy;
 pub use credentials::Credentials;
 pub use error::ImageError;
+pub use gc::Removed;
 pub use progress::Progress;
 pub use reference::{BadReference, Reference};
 pub use shipped::{BlobPath, Shipped};
@@ -134,11 +135,7 @@ impl Images {
 
     /// Removes images that were fetched here and that nothing needs: those not used for long, and, with
     /// little space left, the others too. `keep` are ids.
-    pub async fn gc(
-        &self,
-        keep: &std::collections::BTreeSet<String>,
-        now: Timestamp,
-    ) -> Result<Vec<Image>, ImageError> {
+    pub async fn gc(&self, keep: &BTreeSet<String>, now: Timestamp) -> Result<Vec<Removed>, ImageError> {
         gc::collect(&self.0, keep, now).await
     }
 }
