@@ -8,13 +8,13 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, LogsOptionsBuilder, StartContainerOptions, WaitContainerOptions,
 };
 use convoke_agent::engine::create::{Context, Node, body};
-use convoke_agent::engine::{EngineError, RefusedUlimits};
+use convoke_agent::engine::{Engine, EngineError, RefusedUlimits};
 use convoke_agent::files::{HostMount, HostSource};
 use convoke_agent::runtime::{Container, TaskKey, TaskSpec};
 use convoke_model::*;
 use futures::StreamExt as _;
 
-use crate::scene::Scene;
+use crate::scene::{LIBRARY_PATH, Scene};
 
 pub async fn the_engine_describes_itself(scene: &mut Scene) {
     let info = scene.engine.info().await.unwrap();
@@ -62,9 +62,12 @@ fn task(scene: &Scene, image: String, command: &str) -> TaskSpec {
 }
 
 fn request(task: &TaskSpec, refused: &RefusedUlimits) -> (ContainerCreateBody, Vec<String>) {
+    request_on(&Node { memory: 1 << 30, ..Node::default() }, task, refused)
+}
+
+fn request_on(node: &Node, task: &TaskSpec, refused: &RefusedUlimits) -> (ContainerCreateBody, Vec<String>) {
     let labels = BTreeMap::from([("convoke.job".to_owned(), "j".to_owned())]);
-    let node = Node { memory: 1 << 30, ..Node::default() };
-    let context = Context { node: &node, labels: &labels, image_library_path: None, refused };
+    let context = Context { node, labels: &labels, image_library_path: Some(LIBRARY_PATH), refused };
     let created = body(task, task.container.as_ref().unwrap(), &context).unwrap();
     (created.body, created.notes)
 }
@@ -173,5 +176,42 @@ pub async fn an_ulimit_that_the_host_refuses_costs_one_try_and_not_the_task(scen
     } else {
         assert_eq!((names, tries), (vec!["nofile"], 2));
         assert!(notes[0].contains("memlock (unlimited) is left out"), "{notes:?}");
+    }
+}
+
+/// Where containers can get none.
+pub async fn missing_gpu(engine: &Engine) -> Option<String> {
+    let found = engine.info().await.ok().and_then(|info| info.gpu_injection);
+    found.is_none().then(|| "no NVIDIA GPU that containers could get".to_owned())
+}
+
+pub async fn a_container_sees_the_gpu_that_it_was_given_and_no_other(scene: &mut Scene) {
+    let info = scene.engine.info().await.unwrap();
+    let node = Node::read(Path::new("/"), &info);
+    let given = node.gpus.minors.keys().next().unwrap();
+    let programs: Vec<&Path> = node.gpus.programs.values().map(std::path::PathBuf::as_path).collect();
+    let image = scene.programs(&programs);
+    let image = scene.load(&image).await.id;
+    let mut task = task(scene, image, "echo $LD_LIBRARY_PATH; /usr/bin/nvidia-smi -L");
+    let container = task.container.as_mut().unwrap();
+    container.working_dir = None;
+    container.gpus = vec![DeviceId::new(given).unwrap()];
+    container.gpu_injection = info.gpu_injection;
+
+    let refused = RefusedUlimits::default();
+    let (output, code) = loop {
+        let (body, _) = request_on(&node, &task, &refused);
+        let ulimits = body.host_config.as_ref().unwrap().ulimits.clone().unwrap_or_default();
+        match run(scene, body).await {
+            Ok(ended) => break ended,
+            Err(error) => assert!(refused.learn(&ulimits, &error), "{error}"),
+        }
+    };
+    println!("{:?}: {output}", info.gpu_injection);
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains(given), "{output}");
+    assert_eq!(output.matches("GPU-").count(), 1, "{output}");
+    if info.gpu_injection == Some(GpuInjection::Direct) {
+        assert!(output.contains("/usr/local/nvidia/lib64:/opt/lib"), "{output}");
     }
 }

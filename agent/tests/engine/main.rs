@@ -35,6 +35,7 @@ enum Needs {
     Registry,
     /// A registry, and an engine on a small disk.
     SmallDisk,
+    Gpu,
 }
 
 macro_rules! stories {
@@ -62,6 +63,8 @@ const STORIES: &[(&str, Needs, Story)] = stories! {
         kept::a_pulled_image_is_removed_whole_once_no_container_is_made_of_it;
     SmallDisk:
         private::a_disk_that_is_too_small_is_told_before_it_is_full_and_when_it_is;
+    Gpu:
+        containers::a_container_sees_the_gpu_that_it_was_given_and_no_other;
 };
 
 fn main() -> ExitCode {
@@ -81,13 +84,15 @@ fn main() -> ExitCode {
 }
 
 async fn missing(needs: Needs) -> Option<String> {
-    if let Err(error) = Engine::connect(Path::new(DEFAULT_SOCKET)).await {
-        return Some(error.to_string());
-    }
+    let engine = match Engine::connect(Path::new(DEFAULT_SOCKET)).await {
+        Ok(engine) => engine,
+        Err(error) => return Some(error.to_string()),
+    };
     match needs {
         Needs::Engine => None,
         Needs::Registry => registry::missing(),
         Needs::SmallDisk => registry::missing().or_else(private::missing),
+        Needs::Gpu => containers::missing_gpu(&engine).await,
     }
 }
 

@@ -20,6 +20,9 @@ use futures::{FutureExt as _, StreamExt as _};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
+/// Of every image that is made here.
+pub const LIBRARY_PATH: &str = "/opt/lib";
+
 pub struct Scene {
     pub engine: Engine,
     pub images: Images,
@@ -57,7 +60,12 @@ impl Scene {
 
     /// An image that has a shell.
     pub fn shell(&self) -> Saved {
-        Saved::new(self.directory.path(), vec![shell()], &self.unique)
+        self.programs(&[])
+    }
+
+    /// An image that has a shell, and what these programs of the host are linked with.
+    pub fn programs(&self, programs: &[&Path]) -> Saved {
+        Saved::new(self.directory.path(), vec![shell(programs)], &self.unique)
     }
 
     pub async fn load(&mut self, saved: &Saved) -> Image {
@@ -162,7 +170,7 @@ impl Saved {
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux",
             "config": {
-                "Env": ["PATH=/bin", "LD_LIBRARY_PATH=/opt/lib"],
+                "Env": ["PATH=/bin", format!("LD_LIBRARY_PATH={LIBRARY_PATH}")],
                 "Cmd": ["/bin/sh"],
                 "Labels": {"unique": label},
             },
@@ -240,13 +248,16 @@ pub fn noise(size: usize) -> Vec<u8> {
     noise
 }
 
-/// This machine's `/bin/sh` and the libraries that it is linked with.
-fn shell() -> Vec<u8> {
-    let ldd = Command::new("ldd").arg("/bin/sh").output().unwrap();
-    let text = String::from_utf8(ldd.stdout).unwrap();
-    let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
-    let paths: Vec<&str> = std::iter::once("/bin/sh").chain(libraries).collect();
-    let contents: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
-    let names = paths.iter().map(|path| path.trim_start_matches('/'));
-    layer(&names.zip(contents.iter().map(Vec::as_slice)).collect::<Vec<_>>())
+/// This machine's `/bin/sh` and the libraries that it and `programs` are linked with.
+fn shell(programs: &[&Path]) -> Vec<u8> {
+    let mut files = BTreeMap::new();
+    for program in programs.iter().copied().chain([Path::new("/bin/sh")]) {
+        let ldd = Command::new("ldd").arg(program).output().unwrap();
+        let text = String::from_utf8(ldd.stdout).unwrap();
+        for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
+            files.insert(library.trim_start_matches('/').to_owned(), std::fs::read(library).unwrap());
+        }
+    }
+    files.insert("bin/sh".to_owned(), std::fs::read("/bin/sh").unwrap());
+    layer(&files.iter().map(|(name, content)| (name.as_str(), content.as_slice())).collect::<Vec<_>>())
 }
