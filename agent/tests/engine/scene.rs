@@ -82,6 +82,8 @@ impl Scene {
         login: Option<(&str, &str)>,
     ) -> String {
         let wanted = Wanted::Shipped(saved.shipped(&Fetched::default()));
+        self.will_clear(saved.tag());
+        self.will_clear(format!("{name}:{tag}"));
         let image = self.elsewhere.ensure(wanted).done().await.unwrap();
         let docker = self.docker();
         let options = TagImageOptionsBuilder::default().repo(name).tag(tag).build();
@@ -103,7 +105,6 @@ impl Scene {
             self.remove_image(&reference).await;
         }
         assert!(docker.inspect_image(&image.id).await.is_err(), "{} is still there", image.id);
-        self.will_clear(format!("{name}:{tag}"));
         self.will_clear(format!("{name}@{digest}"));
         digest
     }

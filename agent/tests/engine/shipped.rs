@@ -37,13 +37,15 @@ pub async fn a_shipped_image_is_loaded_once_and_layers_that_are_there_are_not_fe
 
     let more = [base, vec![layer(&[("high", &noise(100_000))])]].concat();
     let second = Saved::new(scene.directory.path(), more, &scene.unique);
+    scene.will_clear(second.tag());
+    let load =
+        |saved: &Saved, fetched: &Fetched| scene.images.ensure(Wanted::Shipped(saved.shipped(fetched)));
     let fetched = Fetched::default();
     let image = load(&second, &fetched).done().await.unwrap();
     assert_eq!(image.id, second.id());
     let fetched: Vec<_> =
         fetched.lock().unwrap().iter().copied().filter(|d| second.layers.contains(d)).collect();
     assert_eq!(fetched, second.layers[2..]);
-    scene.will_clear(second.tag());
 }
 
 pub async fn what_docker_save_writes_is_loaded_again_under_the_same_id(scene: &mut Scene) {
