@@ -20,6 +20,7 @@ pub mod interfaces;
 pub mod ledger;
 pub mod link;
 pub mod options;
+pub mod peers;
 pub mod plan;
 pub mod ports;
 pub mod reconciler;

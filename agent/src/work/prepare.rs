@@ -8,6 +8,7 @@ use convoke_model::{DesiredReplica, NodeAddress};
 use crate::checkpoint::fetch;
 use crate::files::HostMount;
 use crate::host::Host;
+use crate::peers::ProbeListener;
 use crate::ports::HeldPort;
 use crate::replica::{Held, task_ranks};
 use crate::work::checkpoint_dir;
@@ -19,6 +20,8 @@ pub struct Prepared {
     pub held: Held,
     /// Held until the tasks start.
     pub ports: Vec<HeldPort>,
+    /// Answers the peers of a gang, until the replica is over.
+    pub probe: Option<ProbeListener>,
     pub mounts: Vec<HostMount>,
     /// Directory of the checkpoint to start from.
     pub resume: Option<PathBuf>,
@@ -68,6 +71,9 @@ fn check<'a>(host: &'a Host, desired: &DesiredReplica) -> Result<&'a NodeAddress
             host.node
         )));
     }
+    let names =
+        interfaces::names().map_err(|e| Refusal::for_now(format!("cannot list its interfaces: {e}")))?;
+    interfaces::check_variables(&spec.environment, &names).map_err(Refusal::for_good)?;
     interfaces::choose(&host.addresses, spec.interface.as_deref()).map_err(Refusal::for_good)
 }
 
@@ -101,6 +107,12 @@ async fn hold_and_fetch(
         None => None,
     };
     let mounts = files::lay_out(host, desired).await?;
+    let probe = match desired.node_count {
+        1 => None,
+        _ => Some(ProbeListener::open(data.address, &host.node, &key).await.map_err(|e| {
+            Refusal::for_now(format!("cannot listen on {} for its peers' probes: {e}", data.address))
+        })?),
+    };
     let numbers: Vec<u16> = ports.iter().map(HeldPort::port).collect();
     let (master_port, task_ports) =
         numbers.split_first().ok_or_else(|| Refusal::for_now("no ports were held"))?;
@@ -108,8 +120,8 @@ async fn hold_and_fetch(
         address: data.address,
         master_port: *master_port,
         task_ports: task_ports.to_vec(),
-        probe_port: None,
+        probe_port: probe.as_ref().map(ProbeListener::port),
         image: None,
     };
-    Ok(Prepared { held, ports, mounts, resume })
+    Ok(Prepared { held, ports, probe, mounts, resume })
 }

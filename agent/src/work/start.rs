@@ -12,8 +12,10 @@ use crate::env::{Facts, task_environment};
 use crate::home::socket_in;
 use crate::host::Host;
 use crate::interfaces;
+use crate::peers::reach;
 use crate::replica::task_ranks;
 use crate::runtime::{RuntimeError, TaskKey, TaskSpec, working_dir};
+use crate::work::Refusal;
 
 /// How long a task may take to start: a fork and an exec, on a host that may be swapping.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,15 +32,27 @@ pub struct Start {
     pub ranks: Vec<Rank>,
 }
 
-/// Starts the tasks, all at once. Returns the exits of those that never will run and of which the
-/// runtime knows nothing.
-pub async fn start(host: &Host, start: &Start) -> BTreeMap<Rank, TaskExit> {
+/// Starts the tasks, all at once, if every peer is within reach. Returns the exits of those that never
+/// will run and of which the runtime knows nothing.
+pub async fn start(host: &Host, start: &Start) -> Result<BTreeMap<Rank, TaskExit>, Refusal> {
+    check_peers(host, start).await?;
     let starting = start.ranks.iter().map(|rank| async move {
         let exit = start_one(host, start, *rank).await.err()?;
         warn!(job = %start.desired.job, %rank, message = exit.message, "task could not be started");
         Some((*rank, exit))
     });
-    futures::future::join_all(starting).await.into_iter().flatten().collect()
+    Ok(futures::future::join_all(starting).await.into_iter().flatten().collect())
+}
+
+async fn check_peers(host: &Host, start: &Start) -> Result<(), Refusal> {
+    let desired = &start.desired;
+    // Some run already: their peers were within reach, and may be past answering.
+    if start.ranks.len() < task_ranks(desired).len() {
+        return Ok(());
+    }
+    let data =
+        interfaces::choose(&host.addresses, desired.spec.interface.as_deref()).map_err(Refusal::for_now)?;
+    reach(data, &host.node, &desired.key(), &start.rendezvous).await.map_err(Refusal::for_now)
 }
 
 async fn start_one(host: &Host, start: &Start, rank: Rank) -> Result<(), TaskExit> {
