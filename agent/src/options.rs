@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
@@ -80,6 +81,14 @@ pub struct EngineOptions {
     /// How containers get GPUs [default: what is found on this host]
     #[arg(long, env = "CONVOKE_GPU_INJECTION", value_name = "HOW")]
     pub gpu_injection: Option<GpuInjectionWord>,
+
+    /// Remove an image that was fetched for a job once no job has used it for so long
+    #[arg(long, env = "CONVOKE_KEEP_IMAGES", value_name = "DURATION", default_value = "14d", value_parser = humantime::parse_duration)]
+    pub keep_images: Duration,
+
+    /// Fetch no image, and remove unused ones, with less than this left on the engine's disk
+    #[arg(long, env = "CONVOKE_KEEP_FREE", value_name = "SIZE", default_value = "2GiB")]
+    pub keep_free: ByteSize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
