@@ -12,6 +12,7 @@ use tracing::info;
 
 use crate::conditions::Conditions;
 use crate::devices::{CpuSlots, Devices, DevicesError};
+use crate::engine::images::Policy;
 use crate::engine::{DEFAULT_SOCKET, Engine};
 use crate::files::{Files, FilesConfig, Tell};
 use crate::home::{Home, HomeError};
@@ -156,6 +157,8 @@ async fn docker(
         instance: identity.instance.clone(),
         output_limit: OUTPUT_LIMIT,
         conditions: conditions.clone(),
+        images_file: home.images_file(),
+        image_policy: Policy { unused_for: options.keep_images, keep_free: options.keep_free.as_u64() },
     }))
 }
 

@@ -19,6 +19,7 @@ mod shipped;
 mod space;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -74,6 +75,12 @@ pub struct ImagesConfig {
 /// The images of one engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Images(Arc<Shelf>);
+
+impl fmt::Debug for Images {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Images").finish_non_exhaustive()
+    }
+}
 
 struct Shelf {
     engine: Engine,
