@@ -12,7 +12,9 @@ use tracing::info;
 
 use crate::conditions::Conditions;
 use crate::devices::{CpuSlots, Devices, DevicesError};
+use crate::engine::images::Policy;
 use crate::engine::{DEFAULT_SOCKET, Engine};
+use crate::files::{Files, FilesConfig, Tell};
 use crate::home::{Home, HomeError};
 use crate::host::Host;
 use crate::interfaces;
@@ -44,6 +46,8 @@ pub enum AgentError {
     Devices(#[from] DevicesError),
     #[error("the path of this program is not known, so that no task could be started")]
     OwnPath(#[source] std::io::Error),
+    #[error("the file cache in the state directory cannot be used")]
+    Files(#[source] std::io::Error),
     #[error(transparent)]
     Recover(#[from] RecoverError),
     #[error(transparent)]
@@ -52,21 +56,29 @@ pub enum AgentError {
 
 /// Runs an agent until `shutdown` begins. Its tasks are left running.
 pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentError> {
-    let home = Home::open(&options.state_dir)?;
+    let home = Arc::new(Home::open(&options.state_dir)?);
     let identity = ledger::identity(&home)?;
     let node = node_name(&options)?;
     let addresses =
         interfaces::addresses(coordinator_address(&options.coordinator), options.advertise_address)
             .map_err(AgentError::Addresses)?;
     let devices: Arc<dyn Devices> = Arc::new(CpuSlots::new(options.cpu_slots));
-    let conditions = Conditions::default();
+    let tell = Tell::default();
     let processes = ProcessRuntime::new(ProcessConfig {
         tasks_dir: home.root().join("tasks"),
         shim: std::env::current_exe().map_err(AgentError::OwnPath)?,
         lifeline: options.lifeline.clone(),
         output_limit: OUTPUT_LIMIT,
     });
-    let docker = docker(&options.engine, &home, &identity, &conditions).await;
+    let docker = docker(&options.engine, &home, &identity, &tell.conditions).await;
+    let link = Arc::new(Link::new(options.coordinator.clone(), &node, &identity.instance));
+    let config = FilesConfig {
+        overlays: true,
+        cache_limit: options.file_cache_size.map(|size| size.as_u64()),
+        return_limit: options.return_limit.map(|size| size.as_u64()),
+    };
+    let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), config);
+    let files = Arc::new(files.map_err(AgentError::Files)?);
     let host = Arc::new(Host {
         node: node.clone(),
         addresses,
@@ -74,8 +86,11 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         devices,
         runtime: Arc::new(Runtimes::new(Arc::new(processes), docker.clone())),
         docker,
-        conditions,
-        link: Link::new(options.coordinator.clone(), &node, &identity.instance),
+        conditions: tell.conditions,
+        warnings: tell.warnings,
+        progresses: tell.progresses,
+        link,
+        files,
         allow_processes: options.allow_processes,
         reservations: Default::default(),
         ports: Default::default(),
@@ -95,8 +110,10 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         said: String::new(),
     };
     let reconciling = tokio::spawn(reconciler.run(desired, shutdown.clone()));
+    let tidying = tokio::spawn(async move { host.files.keep_tidy().await });
     let ended = session.run(shutdown).await;
     reconciling.abort();
+    tidying.abort();
     Ok(ended?)
 }
 
@@ -140,6 +157,8 @@ async fn docker(
         instance: identity.instance.clone(),
         output_limit: OUTPUT_LIMIT,
         conditions: conditions.clone(),
+        images_file: home.images_file(),
+        image_policy: Policy { unused_for: options.keep_images, keep_free: options.keep_free.as_u64() },
     }))
 }
 

@@ -75,6 +75,9 @@ impl Record {
     }
 }
 
+/// A replica's record in its directory.
+pub const RECORD: &str = "record.json";
+
 /// Reads the identity, making it on the first start.
 pub fn identity(home: &Home) -> Result<Identity, LedgerError> {
     if let Some(identity) = read(&home.agent_file())? {
@@ -99,7 +102,7 @@ pub fn records(home: &Home) -> Result<(Vec<Record>, Vec<LedgerError>), LedgerErr
     let failed = |source| LedgerError::Read { path: directory.clone(), source };
     let (mut records, mut broken) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(&directory).map_err(failed)? {
-        match read(&entry.map_err(failed)?.path().join("record.json")) {
+        match read(&entry.map_err(failed)?.path().join(RECORD)) {
             Ok(Some(record)) => records.push(record),
             // Its removal was interrupted, or its making.
             Ok(None) => {}
@@ -111,7 +114,7 @@ pub fn records(home: &Home) -> Result<(Vec<Record>, Vec<LedgerError>), LedgerErr
 
 /// Writes a replica's record.
 pub fn write_record(home: &Home, record: &Record) -> Result<(), LedgerError> {
-    write(&home.replica_dir(&record.desired.key()).join("record.json"), record)
+    write(&home.replica_dir(&record.desired.key()).join(RECORD), record)
 }
 
 /// `None` if there is no such file.

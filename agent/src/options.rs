@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use convoke_model::{GpuInjection, NodeId};
 
@@ -51,6 +53,14 @@ pub struct AgentOptions {
 
     #[command(flatten)]
     pub engine: EngineOptions,
+    /// Space for files and images that travelled here, kept for the next job [default: a fifth of the
+    /// disk, at most 100 GiB]
+    #[arg(long, env = "CONVOKE_FILE_CACHE_SIZE", value_name = "BYTES")]
+    pub file_cache_size: Option<ByteSize>,
+
+    /// How much the files may be in all that one replica of a job sends back [default: 100 GiB]
+    #[arg(long, env = "CONVOKE_RETURN_LIMIT", value_name = "BYTES")]
+    pub return_limit: Option<ByteSize>,
 
     /// End at once, tasks included, when nobody holds this file's lock
     #[arg(long, hide = true, value_name = "FILE")]
@@ -71,6 +81,14 @@ pub struct EngineOptions {
     /// How containers get GPUs [default: what is found on this host]
     #[arg(long, env = "CONVOKE_GPU_INJECTION", value_name = "HOW")]
     pub gpu_injection: Option<GpuInjectionWord>,
+
+    /// Remove an image that was fetched for a job once no job has used it for so long
+    #[arg(long, env = "CONVOKE_KEEP_IMAGES", value_name = "DURATION", default_value = "14d", value_parser = humantime::parse_duration)]
+    pub keep_images: Duration,
+
+    /// Fetch no image, and remove unused ones, with less than this left on the engine's disk
+    #[arg(long, env = "CONVOKE_KEEP_FREE", value_name = "SIZE", default_value = "2GiB")]
+    pub keep_free: ByteSize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use convoke_model::{
-    ClusterId, DesiredReplica, DesiredState, ExitStatus, ObservedState, Rank, ReplicaGoal, ReplicaKey,
-    TaskExit,
+    ClusterId, DesiredReplica, DesiredState, ExitStatus, ObservedReplica, ObservedState, Rank, ReplicaGoal,
+    ReplicaKey, TaskExit,
 };
 use convoke_transport::Shutdown;
 use tokio::sync::{mpsc, watch};
@@ -23,14 +23,16 @@ use tracing::{info, warn};
 
 use crate::accept::{Stamp, accept};
 use crate::clock::now;
+use crate::files::collect::Collector;
 use crate::host::Host;
 use crate::ledger::{self, LedgerError, Record};
+use crate::peers::ProbeListener;
 use crate::plan::plan;
 use crate::ports::HeldPort;
 use crate::replica::{Known, Replica};
 use crate::runtime::{TaskKey, TaskStatus};
 use crate::services::TaskServices;
-use crate::work::{Prepared, Refusal};
+use crate::work::{Prepared, Refusal, about};
 
 pub use recover::RecoverError;
 
@@ -46,9 +48,9 @@ pub struct Incoming {
 
 /// How a worker ended.
 enum Done {
-    Prepared(Result<Prepared, Refusal>),
-    /// Exits of the tasks that could not be started.
-    Started(BTreeMap<Rank, TaskExit>),
+    Prepared(Result<Box<Prepared>, Refusal>),
+    /// Exits of the tasks that could not be started; or why none was.
+    Started(Result<BTreeMap<Rank, TaskExit>, Refusal>),
     StopRequested,
     Finished,
     Removed,
@@ -59,7 +61,12 @@ struct Slot {
     replica: Replica,
     record: Record,
     ports: Vec<HeldPort>,
+    probe: Option<ProbeListener>,
+    /// Watches the rendezvous, on node rank 0.
+    meeting: JoinSet<()>,
     services: BTreeMap<Rank, TaskServices>,
+    /// `None` if nothing comes back.
+    collector: Option<Collector>,
     worker: Option<AbortHandle>,
 }
 
@@ -86,11 +93,15 @@ impl Reconciler {
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Incoming>, mut shutdown: Shutdown) {
         let mut statuses = self.host.runtime.changes();
         let mut conditions = self.host.conditions.subscribe();
+        let mut warnings = self.host.warnings.subscribe();
+        let mut progress = self.host.progresses.subscribe();
         let mut tick = tokio::time::interval(TICK);
         loop {
             // Before they are read, so that no change falls between reading and waiting.
             statuses.mark_unchanged();
             conditions.mark_unchanged();
+            warnings.mark_unchanged();
+            progress.mark_unchanged();
             self.refresh();
             self.act();
             self.publish();
@@ -100,6 +111,8 @@ impl Reconciler {
                 Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
                 _ = statuses.changed() => {}
                 _ = conditions.changed() => {}
+                _ = warnings.changed() => {}
+                _ = progress.changed() => {}
                 _ = tick.tick() => self.retry(),
             }
         }
@@ -205,7 +218,7 @@ impl Reconciler {
     fn publish(&self) {
         let observed = ObservedState {
             applied: self.stamp.as_ref().map(|s| (s.epoch, s.revision)),
-            replicas: self.slots.values().map(|slot| slot.replica.observed()).collect(),
+            replicas: self.slots.iter().map(|(key, slot)| self.observe(key, slot)).collect(),
             conditions: self.host.conditions.list(),
         };
         self.observed.send_if_modified(|last| {
@@ -216,9 +229,25 @@ impl Reconciler {
     }
 }
 
+impl Reconciler {
+    fn observe(&self, key: &ReplicaKey, slot: &Slot) -> ObservedReplica {
+        let conditions = self.host.warnings.about(&about(key));
+        ObservedReplica { conditions, progress: self.host.progresses.of(key), ..slot.replica.observed() }
+    }
+}
+
 impl Slot {
     fn new(replica: Replica, record: Record) -> Self {
-        Self { replica, record, ports: Vec::new(), services: BTreeMap::new(), worker: None }
+        Self {
+            replica,
+            record,
+            ports: Vec::new(),
+            probe: None,
+            meeting: JoinSet::new(),
+            services: BTreeMap::new(),
+            collector: None,
+            worker: None,
+        }
     }
 
     /// The tasks that were ever started.

@@ -1,5 +1,6 @@
 //! What workers do to one replica: each verb is one future, bounded, with a result for the router.
 
+mod image;
 mod inside;
 mod network;
 mod paths;

@@ -65,6 +65,14 @@ impl DataDir {
         self.root.join("checkpoints")
     }
 
+    pub(crate) fn artifacts(&self) -> PathBuf {
+        self.root.join("artifacts.redb")
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
     pub(crate) fn telemetry(&self) -> PathBuf {
         self.root.join("telemetry")
     }

@@ -4,6 +4,9 @@
 mod api;
 mod clock;
 mod data_dir;
+mod database;
+mod files;
+mod hashed;
 mod ledger;
 mod lifeline;
 mod options;
@@ -12,6 +15,8 @@ mod serve;
 mod sessions;
 mod store;
 mod telemetry;
+mod tunnels;
+mod turns;
 
-pub use options::{DEFAULT_LISTEN, Retention, ServeOptions, default_data_dir};
+pub use options::{BlobOptions, DEFAULT_LISTEN, Retention, ServeOptions, default_data_dir};
 pub use serve::{ServeError, serve};

@@ -108,3 +108,17 @@ fn io_kind(error: &BollardError) -> Option<ErrorKind> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As root, which may use every socket, this cannot be had from a real one.
+    #[test]
+    fn a_socket_that_may_not_be_used_is_told_with_what_to_do() {
+        let error =
+            EngineError::of_io(Path::new("/s"), "cannot be dialled", ErrorKind::PermissionDenied.into());
+        assert!(matches!(error, EngineError::Forbidden { .. }) && !error.is_away(), "{error}");
+        assert!(error.to_string().contains("group docker"), "{error}");
+    }
+}

@@ -7,6 +7,7 @@
 pub mod create;
 mod error;
 pub mod gpu;
+pub mod images;
 mod info;
 mod ulimits;
 
@@ -27,6 +28,8 @@ pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// How long the engine may take to begin its answer: a create or a start on a host whose disks are
 /// busy takes tens of seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longer than any transfer that is still moving.
+const PATIENCE: Duration = Duration::from_secs(86_400);
 /// For what is answered from memory.
 const PROMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -87,6 +90,11 @@ impl Engine {
     /// Gives a request's failure its name. `what` completes "the Docker Engine …".
     pub fn error(&self, what: &str, error: bollard::errors::Error) -> EngineError {
         EngineError::of(&self.socket, what, error)
+    }
+
+    /// A client that waits for an answer as long as the caller does, who watches what moves.
+    fn patient(&self) -> Docker {
+        self.docker.clone().with_timeout(PATIENCE)
     }
 
     async fn prompt<T>(

@@ -32,6 +32,7 @@ use self::presence::Presence;
 use super::{Runtime, RuntimeError, TaskDir, TaskKey, TaskSpec, TaskStatus};
 use crate::conditions::Conditions;
 use crate::engine::RefusedUlimits;
+use crate::engine::images::Policy;
 
 pub use presence::Reached;
 
@@ -50,6 +51,9 @@ pub struct DockerConfig {
     /// Bytes of output kept per task until it is removed.
     pub output_limit: u64,
     pub conditions: Conditions,
+    /// Where it is written down which images were fetched for jobs.
+    pub images_file: PathBuf,
+    pub image_policy: Policy,
 }
 
 /// Runs tasks as containers. Clones are handles of the same runtime.

@@ -9,8 +9,10 @@ use bollard::models::VolumeCreateRequest;
 use convoke_model::DesiredReplica;
 use tracing::info;
 
+use super::image;
 use super::paths::{Inside, NamedDir, absolute, covering};
 use super::prepare::Refusal;
+use crate::engine::images::Image;
 use crate::engine::{EngineError, create};
 use crate::files::{HostMount, HostSource};
 use crate::host::Host;
@@ -18,12 +20,6 @@ use crate::runtime::docker::Reached;
 
 /// How long a replica waits for an engine that was not dialled yet: it may be busy with an image.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// An image as the engine has it.
-struct Image {
-    id: String,
-    working_dir: String,
-}
 
 /// Makes sure of the image and of the mounts' sources.
 pub(super) async fn prepare(
@@ -33,7 +29,7 @@ pub(super) async fn prepare(
 ) -> Result<Option<Inside>, Refusal> {
     let Some(name) = &desired.spec.image else { return Ok(None) };
     let reached = reached(host).await?;
-    let image = image(host, &reached, name).await?;
+    let image = image::ensure(host, desired, &reached, name).await?;
     let notes = create::make_sources(mounts).map_err(|e| Refusal::for_now(crate::work::with_sources(&e)))?;
     for note in notes {
         info!(job = %desired.job, "{note}");
@@ -41,8 +37,11 @@ pub(super) async fn prepare(
     let checkpoints = match &desired.spec.checkpoint.dir {
         None => None,
         Some(directory) => {
-            let working_dir = desired.spec.working_dir.as_deref().unwrap_or(&image.working_dir);
-            let inside = absolute(working_dir, directory);
+            let working_dir = match &desired.spec.working_dir {
+                Some(given) => given.clone(),
+                None => working_dir(&reached, &image).await?,
+            };
+            let inside = absolute(&working_dir, directory);
             let on_host = on_host(&reached, mounts, &inside).await?;
             Some(NamedDir { inside, host: on_host })
         }
@@ -62,19 +61,11 @@ pub(super) async fn reached(host: &Host) -> Result<Arc<Reached>, Refusal> {
     reached.map_err(|e| Refusal::for_now(format!("node {} cannot start containers: {e}", host.node)))
 }
 
-async fn image(host: &Host, reached: &Reached, name: &str) -> Result<Image, Refusal> {
-    match reached.engine.docker().inspect_image(name).await {
-        Ok(seen) => {
-            let working_dir = seen.config.and_then(|config| config.working_dir).unwrap_or_default();
-            Ok(Image { id: seen.id.unwrap_or_else(|| name.to_owned()), working_dir })
-        }
-        Err(error) => match reached.engine.error("does not describe an image", error) {
-            error if error.is_not_found() => {
-                Err(Refusal::for_good(format!("image {name} is not on node {}", host.node)))
-            }
-            error => Err(Refusal::for_now(error)),
-        },
-    }
+/// The directory that the image's commands start in.
+async fn working_dir(reached: &Reached, image: &Image) -> Result<String, Refusal> {
+    let seen = reached.engine.docker().inspect_image(&image.id).await;
+    let seen = seen.map_err(|e| Refusal::for_now(reached.engine.error("does not describe an image", e)))?;
+    Ok(seen.config.and_then(|config| config.working_dir).unwrap_or_default())
 }
 
 /// Where a path of the container's is on the host, if one of the job's mounts has it.

@@ -8,6 +8,7 @@ use convoke_model::{DesiredReplica, NodeAddress};
 use crate::checkpoint::fetch;
 use crate::files::HostMount;
 use crate::host::Host;
+use crate::peers::ProbeListener;
 use crate::ports::HeldPort;
 use crate::replica::{Held, task_ranks};
 use crate::work::paths::{Inside, checkpoints, make_checkpoint_dir};
@@ -20,6 +21,8 @@ pub struct Prepared {
     pub held: Held,
     /// Held until the tasks start.
     pub ports: Vec<HeldPort>,
+    /// Answers the peers of a gang, until the replica is over.
+    pub probe: Option<ProbeListener>,
     pub mounts: Vec<HostMount>,
     /// `None` for processes of the host.
     pub inside: Option<Inside>,
@@ -36,7 +39,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn for_good(message: impl ToString) -> Self {
+    pub fn for_good(message: impl ToString) -> Self {
         Self { message: message.to_string(), retryable: false }
     }
 
@@ -49,6 +52,7 @@ impl Refusal {
 /// dropped.
 pub async fn prepare(host: &Host, desired: &DesiredReplica) -> Result<Prepared, Refusal> {
     let data = check(host, desired).await?;
+    check_interfaces(desired)?;
     hold_and_fetch(host, desired, data).await
 }
 
@@ -73,6 +77,16 @@ async fn check(host: &Host, desired: &DesiredReplica) -> Result<NodeAddress, Ref
         )));
     }
     interfaces::choose(&host.addresses, spec.interface.as_deref()).cloned().map_err(Refusal::for_good)
+}
+
+/// The interfaces that the job's own variables name, where its tasks see the node's.
+fn check_interfaces(desired: &DesiredReplica) -> Result<(), Refusal> {
+    if !network::is_the_nodes(desired) {
+        return Ok(());
+    }
+    let names =
+        interfaces::names().map_err(|e| Refusal::for_now(format!("cannot list its interfaces: {e}")))?;
+    interfaces::check_variables(&desired.spec.environment, &names).map_err(Refusal::for_good)
 }
 
 async fn hold_and_fetch(
@@ -106,6 +120,12 @@ async fn hold_and_fetch(
         }
         None => None,
     };
+    let probe = match desired.node_count {
+        1 => None,
+        _ => Some(ProbeListener::open(data.address, &host.node, &key).await.map_err(|e| {
+            Refusal::for_now(format!("cannot listen on {} for its peers' probes: {e}", data.address))
+        })?),
+    };
     let numbers: Vec<u16> = ports.iter().map(HeldPort::port).collect();
     let (master_port, task_ports) =
         numbers.split_first().ok_or_else(|| Refusal::for_now("no ports were held"))?;
@@ -113,12 +133,12 @@ async fn hold_and_fetch(
         address: data.address,
         master_port: *master_port,
         task_ports: task_ports.to_vec(),
-        probe_port: None,
+        probe_port: probe.as_ref().map(ProbeListener::port),
         image: inside.as_ref().map(|inside| inside.image.clone()),
     };
     if !network::is_the_nodes(desired) {
         // Only numbers: they are ports of the container's own network.
         ports.clear();
     }
-    Ok(Prepared { held, ports, mounts, inside, resume })
+    Ok(Prepared { held, ports, probe, mounts, inside, resume })
 }

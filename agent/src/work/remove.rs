@@ -29,6 +29,7 @@ pub async fn remove(host: &Host, key: &ReplicaKey, tasks: &[TaskKey], services: 
         tokio::time::sleep(RETRY).await;
     }
     host.conditions.forget(&about(key));
+    host.warnings.forget(&about(key));
     for task in tasks {
         host.conditions.forget(&task.to_string());
     }
@@ -42,6 +43,8 @@ async fn remove_files(host: &Host, key: &ReplicaKey, tasks: &[TaskKey]) -> Resul
         }
         remove_dir(&host.home.socket_dir(key, task.rank)).await?;
     }
+    // What is mounted goes first.
+    host.files.remove(key).await?;
     remove_dir(&host.home.replica_dir(key)).await
 }
 

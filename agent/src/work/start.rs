@@ -15,8 +15,10 @@ use crate::clock::now;
 use crate::env::{Facts, task_environment};
 use crate::host::Host;
 use crate::ledger::Record;
+use crate::peers::reach;
 use crate::replica::task_ranks;
 use crate::runtime::{Container, RuntimeError, TaskKey, TaskSpec, working_dir};
+use crate::work::Refusal;
 
 /// How long a task may take to start: a fork and an exec, or a container, on a host that may be
 /// swapping.
@@ -34,9 +36,11 @@ pub struct Start {
     pub cluster: Option<ClusterId>,
 }
 
-/// Starts the tasks, all at once; of containers the first one first, since the others join it. Returns
-/// the exits of those that never will run and of which the runtime knows nothing.
-pub async fn start(host: &Host, start: &Start) -> BTreeMap<Rank, TaskExit> {
+/// Starts the tasks, all at once, if every peer is within reach; of containers the first one first, since
+/// the others join it. Returns the exits of those that never will run and of which the runtime knows
+/// nothing.
+pub async fn start(host: &Host, start: &Start) -> Result<BTreeMap<Rank, TaskExit>, Refusal> {
+    check_peers(host, start).await?;
     let desired = &start.record.desired;
     let first = task_ranks(desired).first().copied();
     let joined = desired.spec.image.is_some();
@@ -51,7 +55,17 @@ pub async fn start(host: &Host, start: &Start) -> BTreeMap<Rank, TaskExit> {
         });
         failed.extend(futures::future::join_all(starting).await.into_iter().flatten());
     }
-    failed
+    Ok(failed)
+}
+
+async fn check_peers(host: &Host, start: &Start) -> Result<(), Refusal> {
+    let desired = &start.record.desired;
+    // Some run already: their peers were within reach, and may be past answering.
+    if start.ranks.len() < task_ranks(desired).len() {
+        return Ok(());
+    }
+    let data = network::data(host, desired).map_err(Refusal::for_now)?;
+    reach(&data, &host.node, &desired.key(), &start.rendezvous).await.map_err(Refusal::for_now)
 }
 
 async fn start_one(host: &Host, start: &Start, rank: Rank) -> Result<(), TaskExit> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bollard::Docker;
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
 use convoke_agent::conditions::Conditions;
+use convoke_agent::engine::images::Policy;
 use convoke_agent::engine::{DEFAULT_SOCKET, Engine};
 use convoke_agent::runtime::docker::DockerConfig;
 use convoke_agent::runtime::{Container, DockerRuntime, Runtime as _, TaskKey, TaskSpec, ended};
@@ -160,6 +161,8 @@ fn runtime(dir: &Path, instance: &str) -> DockerRuntime {
         instance: AgentInstance::new(instance).unwrap(),
         output_limit: 64 << 20,
         conditions: Conditions::default(),
+        images_file: dir.join("images.json"),
+        image_policy: Policy { unused_for: DEADLINE, keep_free: 0 },
     })
 }
 

@@ -1,14 +1,15 @@
 //! A scripted coordinator, and agents as the processes that they are.
 #![allow(
     dead_code,
-    unreachable_pub,
     unused_imports,
+    unreachable_pub,
     clippy::unwrap_used,
     reason = "a part of tests; each file uses some of it"
 )]
 
 mod agent;
 mod coordinator;
+mod files;
 #[path = "../../src/testing.rs"]
 mod testing;
 
@@ -18,6 +19,7 @@ use convoke_model::{DesiredReplica, RankLayout, Rendezvous, ReplicaGoal};
 
 pub use agent::{Agent, Site};
 pub use coordinator::{Coordinator, Memory};
+pub use files::{Node, bind, container, digest_of, names, paths, tree};
 
 /// No wait of a test is longer: what takes longer has failed.
 pub const DEADLINE: Duration = Duration::from_secs(30);

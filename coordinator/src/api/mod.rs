@@ -2,18 +2,23 @@
 //! converts the answer; it knows no rules. Statuses are made in [`refuse`] and nowhere else.
 
 mod agents;
+mod artifacts;
+mod blobs;
 mod checkpoints;
 mod cluster;
 mod control;
 mod convert;
 mod events;
+mod files;
 mod follow;
 mod jobs;
 mod outgoing;
+mod patience;
 mod push;
 mod refuse;
 mod select;
 mod transfer;
+mod tunnel;
 mod unique_id;
 mod upload;
 mod watch;
@@ -24,14 +29,19 @@ use convoke_model::{ClusterId, Epoch};
 use convoke_proto::v1::agent_service_server::AgentServiceServer;
 use convoke_proto::v1::checkpoint_service_server::CheckpointServiceServer;
 use convoke_proto::v1::cluster_service_server::ClusterServiceServer;
+use convoke_proto::v1::file_service_server::FileServiceServer;
 use convoke_proto::v1::job_service_server::JobServiceServer;
+use convoke_proto::v1::session_service_server::SessionServiceServer;
 use convoke_transport::{MAX_MESSAGE_BYTES, Shutdown};
+use tonic::Status;
 use tonic::service::Routes;
 
+use crate::files::Files;
 use crate::ledger::History;
 use crate::owner::{Outlets, Owner};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
+use crate::tunnels::Tunnels;
 
 /// What handlers work with; cheap to clone.
 #[derive(Clone)]
@@ -40,7 +50,9 @@ pub(crate) struct Context {
     pub(crate) outlets: Outlets,
     pub(crate) history: History,
     pub(crate) store: Store,
+    pub(crate) files: Files,
     pub(crate) telemetry: Telemetry,
+    pub(crate) tunnels: Tunnels,
     pub(crate) shutdown: Shutdown,
     pub(crate) identity: Identity,
 }
@@ -66,8 +78,10 @@ pub(crate) async fn routes(context: Context) -> Result<Routes, tonic_reflection:
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<JobServiceServer<Context>>().await;
     health.set_serving::<CheckpointServiceServer<Context>>().await;
+    health.set_serving::<FileServiceServer<Context>>().await;
     health.set_serving::<ClusterServiceServer<Context>>().await;
     health.set_serving::<AgentServiceServer<Context>>().await;
+    health.set_serving::<SessionServiceServer<Context>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(convoke_proto::FILE_DESCRIPTOR_SET)
@@ -86,6 +100,17 @@ pub(crate) async fn routes(context: Context) -> Result<Routes, tonic_reflection:
         .add_service(reflection().build_v1alpha()?)
         .add_service(sized!(JobServiceServer))
         .add_service(sized!(CheckpointServiceServer))
+        .add_service(sized!(FileServiceServer))
         .add_service(sized!(ClusterServiceServer))
+        .add_service(sized!(SessionServiceServer))
         .add_service(sized!(AgentServiceServer)))
+}
+
+/// Runs what blocks on the disk beside the runtime's own threads.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Status>
+where
+    T: Send + 'static,
+    E: Into<Status> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.map_err(|e| refuse::crashed(&e))?.map_err(Into::into)
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use convoke_proto::v1::checkpoint_service_client::CheckpointServiceClient;
 use convoke_proto::v1::cluster_service_client::ClusterServiceClient;
 use convoke_proto::v1::job_service_client::JobServiceClient;
+use convoke_proto::v1::session_service_client::SessionServiceClient;
 use convoke_transport::{Backoff, ConnectError};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
@@ -25,6 +26,7 @@ pub(crate) struct Clients {
     pub(crate) jobs: JobServiceClient<Channel>,
     pub(crate) checkpoints: CheckpointServiceClient<Channel>,
     pub(crate) cluster: ClusterServiceClient<Channel>,
+    pub(crate) sessions: SessionServiceClient<Channel>,
 }
 
 /// Tells the user that the coordinator went away or came back.
@@ -55,7 +57,8 @@ impl Link {
         let clients = Clients {
             jobs: JobServiceClient::new(channel.clone()),
             checkpoints: CheckpointServiceClient::new(channel.clone()),
-            cluster: ClusterServiceClient::new(channel),
+            cluster: ClusterServiceClient::new(channel.clone()),
+            sessions: SessionServiceClient::new(channel),
         };
         Self { url: url.to_owned(), clients, patience, away: Mutex::new(None), say }
     }

@@ -29,7 +29,7 @@ Examples:
   convoke up --dry-run                # where would it run?
   convoke up -f compose.yaml -f compose.gpu.yaml --env-file lr.env")]
 pub(crate) struct Up {
-    /// Only these services [default: all]
+    /// Only these services, and those they depend on [default: all]
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
 

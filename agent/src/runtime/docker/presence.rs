@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::super::{RuntimeError, TaskKey, TaskStatus};
 use super::{Shared, labels};
 use crate::engine::create::Node;
+use crate::engine::images::{Credentials, Images, ImagesConfig};
 use crate::engine::{Engine, EngineError, EngineInfo};
 
 pub(super) const CONDITION: &str = "DockerDown";
@@ -37,6 +38,7 @@ pub struct Reached {
     pub engine: Engine,
     pub info: EngineInfo,
     pub node: Node,
+    pub images: Images,
 }
 
 #[derive(Debug, Clone)]
@@ -117,7 +119,16 @@ async fn dial(shared: &Shared) -> Result<Reached, EngineError> {
     let engine = Engine::connect(&config.socket).await?.with_gpu_injection(config.gpu_injection);
     let info = engine.info().await?;
     let node = Node::read(Path::new("/"), &info);
-    Ok(Reached { engine, info, node })
+    let images = Images::new(
+        engine.clone(),
+        ImagesConfig {
+            book: config.images_file.clone(),
+            data_root: info.data_root.clone(),
+            policy: config.image_policy,
+            credentials: Credentials::of_user(),
+        },
+    );
+    Ok(Reached { engine, info, node, images })
 }
 
 /// Takes the events of this agent's containers until the engine is gone.
