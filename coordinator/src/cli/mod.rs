@@ -2,6 +2,7 @@
 
 mod args;
 mod attach;
+mod cache;
 mod checkpoint;
 mod completions;
 mod config;
@@ -21,6 +22,7 @@ mod project;
 mod ps;
 mod restart;
 mod serve;
+mod ship;
 mod signals;
 mod stop;
 mod text;

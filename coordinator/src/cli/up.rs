@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use clap::Args;
+use convoke_model::JobSpec;
 use convoke_proto::v1;
 use serde_json::json as object;
 use uuid::Uuid;
@@ -13,8 +14,9 @@ use super::failure::{Failure, exit};
 use super::json::json;
 use super::link::Link;
 use super::project::{self, Selection};
+use super::ship::{Sent, ShipArgs, Shipping};
 use super::signals::{Interrupt, Interrupts};
-use super::{Context, inspect, output, stop, text, wait};
+use super::{Context, inspect, output, ship, stop, text, wait};
 
 /// Submit the services of a Compose file as jobs and follow them
 ///
@@ -59,6 +61,9 @@ pub(crate) struct Up {
     /// Accept jobs that no registered nodes could hold: nodes will be added
     #[arg(long)]
     wait_for_nodes: bool,
+
+    #[command(flatten)]
+    ship: ShipArgs,
 }
 
 impl Up {
@@ -67,54 +72,83 @@ impl Up {
         let selection = Selection { services: self.services.clone(), nodes: self.nodes };
         let project = project::load(context, self.compose.clone(), selection)?;
         project::tell_notes(&project);
-        let specs = self.specs(project.jobs)?;
-        let screen = Screen::new(context.format);
+        let mut jobs = self.named(project.jobs)?;
+        ship::name_builds(&mut jobs);
+        let document = self.detach || self.dry_run;
+        let screen =
+            if document { Screen::beside_a_document(context.format) } else { Screen::new(context.format) };
         let teller = screen.clone();
         let say = Box::new(move |text: &str| teller.note(&format!("convoke: {text}")));
         let link = context.link_saying(say).await?;
         let submitted = async {
+            let shipping = Shipping { link: &link, screen: &screen, args: &self.ship };
             if self.dry_run {
-                return plan(context, &link, &specs, self.wait_for_nodes).await.map(|()| None);
+                return Box::pin(plan(context, &shipping, &jobs, self.wait_for_nodes)).await.map(|()| None);
             }
-            Box::pin(self.submit(&link, specs)).await.map(Some)
+            if jobs.iter().any(ship::travels) {
+                self.check_first(&link, &jobs).await?;
+            }
+            let sent = Box::pin(shipping.ship(&mut jobs)).await?;
+            Box::pin(self.submit(&link, jobs)).await.map(|jobs| Some((jobs, sent)))
         };
-        let jobs = tokio::select! {
-            jobs = submitted => jobs?,
+        let submitted = tokio::select! {
+            submitted = submitted => submitted?,
             _ = interrupts.next() => return Err(Failure::interrupted()),
         };
-        match jobs {
+        match submitted {
             None => Ok(()),
-            Some(jobs) if self.detach => stop::print(context, jobs),
-            Some(jobs) => attached(&link, screen, jobs, interrupts).await,
+            Some((jobs, _)) if self.detach => stop::print(context, jobs),
+            Some((jobs, sent)) => attached(&link, screen, jobs, sent, interrupts).await,
         }
     }
 
-    fn specs(&self, jobs: Vec<convoke_model::JobSpec>) -> Result<Vec<v1::JobSpec>, Failure> {
-        if self.name.is_some() && jobs.len() > 1 {
+    /// The jobs, one of them under the name asked for.
+    fn named(&self, mut jobs: Vec<JobSpec>) -> Result<Vec<JobSpec>, Failure> {
+        let Some(name) = &self.name else { return Ok(jobs) };
+        let [job] = jobs.as_mut_slice() else {
             let services: Vec<_> = jobs.iter().map(|job| job.service.as_str()).collect();
             return Err(Failure::usage(format!(
                 "--name is for one job, and the file has {}",
                 services.join(", ")
             ))
             .hint("name the service: convoke up SERVICE --name NAME"));
+        };
+        job.name = convoke_model::JobName::new(name).map_err(|e| Failure::usage(format!("--name: {e}")))?;
+        Ok(jobs)
+    }
+
+    /// What a submit would refuse is refused before anything is shipped.
+    async fn check_first(&self, link: &Link, jobs: &[JobSpec]) -> Result<(), Failure> {
+        for job in jobs {
+            let plan = planned(link, job).await?;
+            if plan.never_fits && !self.wait_for_nodes {
+                let message = format!("{} fits on no set of registered nodes: {}", job.name, plan.reason);
+                return Err(refused(Failure::new(exit::REFUSED, "NEVER_FITS", message), "", &[]));
+            }
+            if !self.replace
+                && let Ok(other) = inspect::get(link, job.name.as_str()).await
+                && text::job_name(&other) == job.name.as_str()
+                && !text::is_final(&other)
+            {
+                let message = format!("job \"{}\" ({}) has not ended", job.name, other.id);
+                return Err(refused(
+                    Failure::new(exit::REFUSED, "NAME_TAKEN", message),
+                    job.name.as_str(),
+                    &[],
+                ));
+            }
         }
-        let mut specs: Vec<v1::JobSpec> = jobs.into_iter().map(Into::into).collect();
-        if let (Some(name), [spec]) = (&self.name, specs.as_mut_slice()) {
-            let name =
-                convoke_model::JobName::new(name).map_err(|e| Failure::usage(format!("--name: {e}")))?;
-            spec.name = name.into();
-        }
-        Ok(specs)
+        Ok(())
     }
 
     /// Submits all; when one is refused, says which had been accepted before.
-    async fn submit(&self, link: &Link, specs: Vec<v1::JobSpec>) -> Result<Vec<v1::Job>, Failure> {
+    async fn submit(&self, link: &Link, specs: Vec<JobSpec>) -> Result<Vec<v1::Job>, Failure> {
         let mut jobs: Vec<v1::Job> = Vec::new();
         for spec in specs {
-            let name = spec.name.clone();
+            let name = spec.name.to_string();
             let request = v1::SubmitJobRequest {
                 idempotency_key: Uuid::new_v4().to_string(),
-                spec: Some(spec),
+                spec: Some(spec.into()),
                 replace: self.replace,
                 wait_for_nodes: self.wait_for_nodes,
             };
@@ -150,36 +184,44 @@ fn refused(mut failure: Failure, name: &str, accepted: &[v1::Job]) -> Failure {
     failure
 }
 
-/// `--dry-run`: where each job would go.
+async fn planned(link: &Link, job: &JobSpec) -> Result<v1::PlanJobResponse, Failure> {
+    let request = v1::PlanJobRequest { spec: Some(job.clone().into()) };
+    link.call(request, |mut c, r| async move { c.jobs.plan_job(r).await }).await
+}
+
+/// `--dry-run`: where each job would go, and what would travel.
 async fn plan(
     context: &Context,
-    link: &Link,
-    specs: &[v1::JobSpec],
+    shipping: &Shipping<'_>,
+    jobs: &[JobSpec],
     wait_for_nodes: bool,
 ) -> Result<(), Failure> {
     let mut plans = Vec::new();
     let mut never = None;
-    for spec in specs {
-        let request = v1::PlanJobRequest { spec: Some(spec.clone()) };
-        let plan = link.call(request, |mut c, r| async move { c.jobs.plan_job(r).await }).await?;
+    for job in jobs {
+        let plan = planned(shipping.link, job).await?;
         if plan.never_fits && never.is_none() {
-            let message = format!("{} fits on no set of registered nodes", spec.name);
+            let message = format!("{} fits on no set of registered nodes", job.name);
             never = Some(Failure::new(exit::REFUSED, "NEVER_FITS", message));
         }
         if context.format.is_json() {
-            plans.push(object!({ "name": spec.name, "plan": json("PlanJobResponse", &plan) }));
+            plans.push(object!({ "name": job.name, "plan": json("PlanJobResponse", &plan) }));
         } else if plan.replicas.is_empty() {
             let verb = if plan.never_fits { "would be refused" } else { "would be queued" };
-            output::line(&format!("{}: {verb}: {}", spec.name, plan.reason))?;
+            output::line(&format!("{}: {verb}: {}", job.name, plan.reason))?;
         } else {
             let world = text::count(plan.world_size as usize, "rank");
             let nodes = text::count(plan.replicas.len(), "node");
-            output::line(&format!("{}: {world} on {nodes}", spec.name))?;
+            output::line(&format!("{}: {world} on {nodes}", job.name))?;
             inspect::replicas(&plan.replicas)?;
         }
     }
+    let would = shipping.would_ship(jobs).await?;
+    if !context.format.is_json() {
+        would.sentences().iter().try_for_each(|sentence| output::line(sentence))?;
+    }
     if context.format.is_json() {
-        output::document(&object!({ "plans": plans }))?;
+        output::document(&object!({ "plans": plans, "shipping": would.json() }))?;
     }
     match never {
         Some(failure) if !wait_for_nodes => Err(refused(failure, "", &[])),
@@ -192,6 +234,7 @@ async fn attached(
     link: &Arc<Link>,
     screen: Screen,
     jobs: Vec<v1::Job>,
+    _sent: Vec<Sent>,
     mut interrupts: Interrupts,
 ) -> Result<(), Failure> {
     let mut updates = Attachment::new(link, &jobs);
