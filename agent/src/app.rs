@@ -70,6 +70,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         devices,
         runtime,
         conditions: Conditions::default(),
+        warnings: Conditions::default(),
         link: Link::new(options.coordinator.clone(), &node, &identity.instance),
         allow_processes: options.allow_processes,
         reservations: Default::default(),

@@ -59,14 +59,21 @@ impl Conditions {
         self.0.subscribe()
     }
 
+    /// Those about one thing, by name.
+    pub fn about(&self, about: &str) -> Vec<Condition> {
+        let conditions = self.0.borrow();
+        let those = conditions.iter().filter(|((_, subject), _)| subject == about);
+        those.map(condition).collect()
+    }
+
     /// As reported: by name, then by what they are about.
     pub fn list(&self) -> Vec<Condition> {
-        let condition = |((name, _), message): (&Key, &String)| Condition {
-            name: (*name).to_owned(),
-            message: message.clone(),
-        };
         self.0.borrow().iter().map(condition).collect()
     }
+}
+
+fn condition(((name, _), message): (&Key, &String)) -> Condition {
+    Condition { name: (*name).to_owned(), message: message.clone() }
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub struct Host {
     pub inventory: Vec<Device>,
     pub runtime: Arc<dyn Runtime>,
     pub conditions: Conditions,
+    /// What a replica's job should know, about [`crate::work::about`] it; placement does not mind.
+    pub warnings: Conditions,
     pub link: Link,
     /// Jobs without an image may run as processes of this host.
     pub allow_processes: bool,

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use convoke_model::{
-    ClusterId, DesiredReplica, DesiredState, ExitStatus, ObservedState, Rank, ReplicaGoal, ReplicaKey,
-    TaskExit,
+    ClusterId, DesiredReplica, DesiredState, ExitStatus, ObservedReplica, ObservedState, Rank, ReplicaGoal,
+    ReplicaKey, TaskExit,
 };
 use convoke_transport::Shutdown;
 use tokio::sync::{mpsc, watch};
@@ -30,7 +30,7 @@ use crate::ports::HeldPort;
 use crate::replica::{Known, Replica};
 use crate::runtime::{TaskKey, TaskStatus};
 use crate::services::TaskServices;
-use crate::work::{Prepared, Refusal};
+use crate::work::{Prepared, Refusal, about};
 
 pub use recover::RecoverError;
 
@@ -86,11 +86,13 @@ impl Reconciler {
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Incoming>, mut shutdown: Shutdown) {
         let mut statuses = self.host.runtime.changes();
         let mut conditions = self.host.conditions.subscribe();
+        let mut warnings = self.host.warnings.subscribe();
         let mut tick = tokio::time::interval(TICK);
         loop {
             // Before they are read, so that no change falls between reading and waiting.
             statuses.mark_unchanged();
             conditions.mark_unchanged();
+            warnings.mark_unchanged();
             self.refresh();
             self.act();
             self.publish();
@@ -100,6 +102,7 @@ impl Reconciler {
                 Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
                 _ = statuses.changed() => {}
                 _ = conditions.changed() => {}
+                _ = warnings.changed() => {}
                 _ = tick.tick() => self.retry(),
             }
         }
@@ -205,7 +208,7 @@ impl Reconciler {
     fn publish(&self) {
         let observed = ObservedState {
             applied: self.stamp.as_ref().map(|s| (s.epoch, s.revision)),
-            replicas: self.slots.values().map(|slot| slot.replica.observed()).collect(),
+            replicas: self.slots.iter().map(|(key, slot)| self.observe(key, slot)).collect(),
             conditions: self.host.conditions.list(),
         };
         self.observed.send_if_modified(|last| {
@@ -213,6 +216,13 @@ impl Reconciler {
             *last = observed;
             changed
         });
+    }
+}
+
+impl Reconciler {
+    fn observe(&self, key: &ReplicaKey, slot: &Slot) -> ObservedReplica {
+        let conditions = self.host.warnings.about(&about(key));
+        ObservedReplica { conditions, ..slot.replica.observed() }
     }
 }
 

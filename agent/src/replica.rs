@@ -124,7 +124,7 @@ impl Replica {
             .iter()
             .map(|(rank, status)| ObservedTask { rank: *rank, phase: task_phase(status.as_ref()) })
             .collect();
-        ObservedReplica { key: self.desired.key(), phase, tasks }
+        ObservedReplica { key: self.desired.key(), phase, tasks, progress: None, conditions: Vec::new() }
     }
 }
 

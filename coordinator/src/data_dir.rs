@@ -65,6 +65,10 @@ impl DataDir {
         self.root.join("checkpoints")
     }
 
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
     pub(crate) fn telemetry(&self) -> PathBuf {
         self.root.join("telemetry")
     }

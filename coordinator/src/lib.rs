@@ -4,6 +4,8 @@
 mod api;
 mod clock;
 mod data_dir;
+mod files;
+mod hashed;
 mod ledger;
 mod lifeline;
 mod options;
@@ -12,6 +14,7 @@ mod serve;
 mod sessions;
 mod store;
 mod telemetry;
+mod turns;
 
-pub use options::{DEFAULT_LISTEN, Retention, ServeOptions, default_data_dir};
+pub use options::{BlobOptions, DEFAULT_LISTEN, Retention, ServeOptions, default_data_dir};
 pub use serve::{ServeError, serve};

@@ -23,6 +23,7 @@ pub struct ServeOptions {
     /// How long after a start no node is judged.
     pub reconnect_window: Duration,
     pub retention: Retention,
+    pub blobs: BlobOptions,
     /// The process ends at once when a shared lock of this file is obtained: whoever holds it
     /// exclusively has died.
     pub lifeline: Option<PathBuf>,
@@ -39,6 +40,33 @@ pub struct Retention {
     pub telemetry_total: u64,
     /// Number of events in the cluster's history.
     pub events: u64,
+}
+
+/// How files that travel are kept.
+#[derive(Debug, Clone)]
+pub struct BlobOptions {
+    /// How long a blob that no job refers to is kept after it was stored or asked for last.
+    pub keep: Duration,
+    /// How often such blobs are looked for, besides at the start and when a job is forgotten.
+    pub sweep_every: Duration,
+    /// Blobs are refused when less than this would be free, in bytes and in percent of the disk,
+    /// whichever is smaller: the ledger must be writable when a user ships too much.
+    pub reserve_bytes: u64,
+    pub reserve_percent: u64,
+    /// How long a sender may send nothing.
+    pub stall: Duration,
+}
+
+impl Default for BlobOptions {
+    fn default() -> Self {
+        Self {
+            keep: Duration::from_secs(24 * 3600),
+            sweep_every: Duration::from_secs(3600),
+            reserve_bytes: 1 << 30,
+            reserve_percent: 5,
+            stall: Duration::from_secs(30),
+        }
+    }
 }
 
 impl Default for Retention {
@@ -63,6 +91,7 @@ impl Default for ServeOptions {
             lease: Duration::from_secs(15),
             reconnect_window: Duration::from_secs(15),
             retention: Retention::default(),
+            blobs: BlobOptions::default(),
             lifeline: None,
         }
     }

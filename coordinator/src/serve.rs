@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::api::{Context, Identity, routes};
 use crate::data_dir::{DataDir, DataDirError, sync_dir};
+use crate::files::Blobs;
 use crate::ledger::{Ledger, LedgerError};
 use crate::owner::{Outlets, OwnerThread, StartError};
 use crate::store::{Store, collect};
@@ -136,19 +137,21 @@ fn start(options: &ServeOptions, data_dir: &DataDir, stopping: Shutdown) -> Resu
     let checkpoints = data_dir.checkpoints();
     let store = Store::open(&checkpoints, &shards)
         .map_err(|source| file_error("checkpoint store", &checkpoints, source))?;
+    let blobs = Blobs::open(&data_dir.blobs(), &options.blobs)
+        .map_err(|source| file_error("blob store", &data_dir.blobs(), source))?;
     let (telemetry, telemetry_thread) =
         Telemetry::start(&data_dir.telemetry(), options.retention.clone(), &jobs)
             .map_err(|source| file_error("telemetry", &data_dir.telemetry(), source))?;
 
     let (owner, owner_thread) = prepared.start()?;
     tokio::spawn(collect(store.clone(), telemetry.clone(), owner.clone(), garbage));
-    let context = Context { owner, outlets, history, store, telemetry, shutdown: stopping, identity };
+    let context = Context { owner, outlets, history, store, blobs, telemetry, shutdown: stopping, identity };
     Ok(Parts { context, owner: owner_thread, telemetry: telemetry_thread })
 }
 
 /// Without its ledger a data directory names no checkpoint, and the sweep would delete them all.
 fn refuse_leftovers(data_dir: &DataDir) -> Result<(), ServeError> {
-    for dir in [data_dir.checkpoints(), data_dir.telemetry()] {
+    for dir in [data_dir.checkpoints(), data_dir.telemetry(), data_dir.blobs()] {
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         let of_job = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| JobId::new(name).is_ok());
         if let Some(entry) = entries.flatten().find(|entry| of_job(&entry.file_name())) {
@@ -165,6 +168,7 @@ fn identity(core: &Core, options: &ServeOptions, root: &Path) -> Identity {
         epoch: state.epoch,
         lease: options.lease,
         data_dir: root.display().to_string(),
+        stall: options.blobs.stall,
     }
 }
 

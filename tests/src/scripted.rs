@@ -114,6 +114,8 @@ impl ScriptedAgent {
             node_rank: placement.node_rank,
             phase: Some(phase),
             tasks: vec![v1::ObservedTask { rank: placement.first_rank, phase: Some(task) }],
+            progress: None,
+            conditions: Vec::new(),
         };
         let state = v1::ObservedState { replicas: vec![observed], ..Default::default() };
         self.send(control_request::Message::Observed(state)).await;

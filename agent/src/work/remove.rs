@@ -29,6 +29,7 @@ pub async fn remove(host: &Host, key: &ReplicaKey, tasks: &[TaskKey], services: 
         tokio::time::sleep(RETRY).await;
     }
     host.conditions.forget(&about(key));
+    host.warnings.forget(&about(key));
     for task in tasks {
         host.conditions.forget(&task.to_string());
     }

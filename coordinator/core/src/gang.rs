@@ -148,6 +148,10 @@ fn judge_preparing(job: &Job, members: &[Member<'_>], clock: &Clock, starting: &
         return Some(recover(job, clock, Some(&m.placement.node), message));
     }
     if members.iter().all(Member::is_ready) {
+        if let Some(reason) = different_images(job, members) {
+            let grace_ms = millis(job.spec.failure_grace);
+            return Some(Verdict::Drain { then: Then::Fail { reason }, grace_ms });
+        }
         return Some(match rendezvous(job, members) {
             Ok(rendezvous) => Verdict::Release(rendezvous),
             Err(node) => replace(job, &node, format!("node {node} reserved fewer ports than it has tasks")),
@@ -337,6 +341,24 @@ fn refusal(job: &Job, members: &[Member<'_>]) -> Option<Verdict> {
     }
     let reason = format!("node {node} refused it: {message}; correct the job and submit it again");
     Some(Verdict::Drain { then: Then::Fail { reason }, grace_ms: millis(job.spec.failure_grace) })
+}
+
+/// Two replicas would run different bits under one image name, which is where a gang's strangest
+/// failures come from.
+fn different_images(job: &Job, members: &[Member<'_>]) -> Option<String> {
+    let image = |m: &Member<'_>| match m.phase() {
+        Some(ReplicaPhase::Ready { image: Some(image), .. }) => {
+            Some((m.placement.node.clone(), image.clone()))
+        }
+        _ => None,
+    };
+    let (first, ours) = members.iter().find_map(image)?;
+    let (other, theirs) = members.iter().filter_map(image).find(|(_, image)| *image != ours)?;
+    let name = job.spec.image.as_deref().unwrap_or_default();
+    Some(format!(
+        "{name} is {ours} on node {first} and {theirs} on node {other}; pull it anew on both (docker pull {name}), or \
+         name the one that you mean by its digest"
+    ))
 }
 
 fn too_slow(

@@ -35,6 +35,7 @@ mod config;
 mod core;
 mod deadline;
 mod denied;
+mod depends;
 mod draft;
 mod event;
 mod gang;

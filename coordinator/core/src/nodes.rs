@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use convoke_model::{
-    AgentInstance, ClusterId, EventLevel, NodeId, NodeInfo, NodeState, ObservedReplica, ObservedState,
-    ReplicaPhase, TaskPhase,
+    AgentInstance, ClusterId, Condition, EventLevel, JobId, NodeId, NodeInfo, NodeState, ObservedReplica,
+    ObservedState, ReplicaKey, ReplicaPhase, TaskPhase,
 };
 
 use crate::draft::Draft;
@@ -107,17 +107,53 @@ impl Draft<'_> {
             .filter(|c| !old.contains(c.name.as_str()))
             .map(|c| format!("node {id}: {}: {}", c.name, c.message))
             .collect();
+        let warned = self.warnings(&node.observed, &observed);
         if is_news {
+            let moving = progressing(&node.observed, &observed);
             self.make(Change::NodeObserved { node: id.clone(), observed });
+            for key in moving {
+                self.grant_time(&key);
+            }
         }
         if is_relief {
             self.make(Change::NodeGhosts { node: id.clone(), ghosts });
+        }
+        for (job, message) in warned {
+            self.tell_job(EventLevel::Warning, "ReplicaCondition", &job, message);
         }
         for message in raised {
             self.tell_node(EventLevel::Warning, "NodeCondition", id, message);
         }
         Ok(())
     }
+}
+
+impl Draft<'_> {
+    /// What replicas of current generations newly complain of, by job.
+    fn warnings(&self, old: &ObservedState, fresh: &ObservedState) -> Vec<(JobId, String)> {
+        let mut found = Vec::new();
+        for replica in &fresh.replicas {
+            let key = &replica.key;
+            let Some(job) = self.state.jobs.get(&key.job) else { continue };
+            let gang = job.run.gang.iter().flat_map(|gang| &gang.placement.replicas);
+            let placed = gang.into_iter().find(|r| r.node_rank == key.node_rank);
+            let Some(placed) = placed.filter(|_| job.run.generation == key.generation) else { continue };
+            let before = old.replicas.iter().find(|r| r.key == *key);
+            let known = |c: &Condition| before.is_some_and(|r| r.conditions.iter().any(|o| o.name == c.name));
+            let new = replica.conditions.iter().filter(|c| !known(c));
+            found.extend(
+                new.map(|c| (key.job.clone(), format!("node {}: {}: {}", placed.node, c.name, c.message))),
+            );
+        }
+        found
+    }
+}
+
+/// Replicas whose preparation has come further since the last report.
+fn progressing(old: &ObservedState, fresh: &ObservedState) -> Vec<ReplicaKey> {
+    let before = |key: &ReplicaKey| old.replicas.iter().find(|o| o.key == *key).map(|o| &o.progress);
+    let moved = |r: &&ObservedReplica| r.progress.is_some() && before(&r.key) != Some(&r.progress);
+    fresh.replicas.iter().filter(moved).map(|r| r.key.clone()).collect()
 }
 
 /// The fresh report, except that what had ended stays so: an end is final whatever a late

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use convoke_model::{DeviceId, DeviceKind, EventLevel, JobId, JobName, NodeId, NodeState, Placement};
 
+use crate::depends::Dependencies;
 use crate::draft::Draft;
 use crate::place::{self, Candidate};
 use crate::{Gang, Job, Phase, Queued, Stage, Starting};
@@ -29,7 +30,15 @@ struct Holds {
 type HoldsByNode = BTreeMap<NodeId, Holds>;
 
 impl Draft<'_> {
+    /// Places what can be placed. A job that fails for want of another may fail a third, which is seen
+    /// in the next round; each round but the last ends a job.
     pub(crate) fn schedule(&mut self) {
+        while self.schedule_round() {}
+    }
+
+    /// True if a job failed.
+    fn schedule_round(&mut self) -> bool {
+        let mut any_failed = false;
         let mut waiting: Vec<&Job> = self
             .state
             .jobs
@@ -46,6 +55,19 @@ impl Draft<'_> {
                 self.wait(&id, reason);
                 continue;
             }
+            match self.dependencies(self.job(&id)) {
+                Dependencies::Met => {}
+                Dependencies::Waiting(reason) => {
+                    self.wait(&id, reason);
+                    continue;
+                }
+                Dependencies::Broken(reason) => {
+                    let phase = Phase::Failed { reason: reason.clone() };
+                    self.finish(&id, phase, EventLevel::Warning, "JobFailed", &reason);
+                    any_failed = true;
+                    continue;
+                }
+            }
             match self.find_place(&id, &holds, &mut kept) {
                 Ok(placement) => {
                     self.start(&id, placement);
@@ -54,6 +76,7 @@ impl Draft<'_> {
                 Err(reason) => self.wait(&id, reason),
             }
         }
+        any_failed
     }
 
     /// Why it is not its turn whatever is free.

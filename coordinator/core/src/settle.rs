@@ -72,6 +72,21 @@ impl Draft<'_> {
         self.tell_job(EventLevel::Info, "GenerationReleased", id, message);
     }
 
+    /// A preparation that moves is not too slow, however large the image.
+    pub(crate) fn grant_time(&mut self, replica: &ReplicaKey) {
+        let current =
+            self.state.jobs.get(&replica.job).is_some_and(|j| j.run.generation == replica.generation);
+        let deadline = self.now.after(self.config.prepare_timeout);
+        if !current {
+            return;
+        }
+        self.edit(&replica.job, |run| {
+            if let Phase::Starting(Starting { deadline: at, stage: Stage::Preparing }) = &mut run.phase {
+                *at = deadline;
+            }
+        });
+    }
+
     fn all_run(&mut self, id: &JobId) {
         let now = self.now;
         let Phase::Starting(Starting { stage: Stage::Released(release), .. }) =

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use convoke_model::{
     Checkpoint, CheckpointRef, Condition, DesiredReplica, DesiredState, DeviceId, Generation, GroupName,
-    JobId, JobName, JobSpec, JobState, NodeId, NodeInfo, NodeState, ObservedTask, Placement, Rank,
-    ReplicaGoal, ReplicaPlacement, TaskPhase, Timestamp,
+    JobId, JobName, JobSpec, JobState, NodeId, NodeInfo, NodeState, ObservedReplica, ObservedTask, Placement,
+    Progress, Rank, ReplicaGoal, ReplicaPlacement, TaskPhase, Timestamp,
 };
 
 use crate::rendezvous::task_ranks;
@@ -41,6 +41,9 @@ pub struct JobView {
 pub struct ReplicaView {
     pub placement: ReplicaPlacement,
     pub tasks: Vec<ObservedTask>,
+    /// Of its preparation, while that takes a while.
+    pub progress: Option<Progress>,
+    pub conditions: Vec<Condition>,
 }
 
 /// A node as clients see it.
@@ -203,15 +206,18 @@ impl Core {
             (&o.key.job, o.key.generation, o.key.node_rank)
                 == (&job.id, job.run.generation, replica.node_rank)
         });
+        let current: Vec<&ObservedReplica> = current.collect();
         let known: Vec<&ObservedTask> = match gang {
             Some(gang) => gang.tasks.iter().collect(),
-            None => current.flat_map(|o| &o.tasks).collect(),
+            None => current.iter().flat_map(|o| &o.tasks).collect(),
         };
         let tasks = task_ranks(replica, replica.task_count(&job.spec)).map(|rank| {
             let task = known.iter().find(|task| task.rank == rank);
             task.map_or(ObservedTask { rank, phase: TaskPhase::Waiting }, |task| (*task).clone())
         });
-        ReplicaView { tasks: tasks.collect(), placement: replica.clone() }
+        let progress = current.first().and_then(|o| o.progress.clone());
+        let conditions = current.iter().flat_map(|o| o.conditions.clone()).collect();
+        ReplicaView { tasks: tasks.collect(), placement: replica.clone(), progress, conditions }
     }
 
     fn view_node(&self, node: &Node, now: Timestamp) -> NodeView {

@@ -25,7 +25,12 @@ pub(super) fn job(view: JobView) -> v1::Job {
 
 fn replica(view: ReplicaView) -> v1::Replica {
     let tasks = view.tasks.into_iter().map(|task| v1::Task::new(task.rank.0, task.phase)).collect();
-    v1::Replica { tasks, ..view.placement.into() }
+    v1::Replica {
+        tasks,
+        progress: view.progress.map(Into::into),
+        conditions: view.conditions.into_iter().map(Into::into).collect(),
+        ..view.placement.into()
+    }
 }
 
 pub(super) fn node(view: NodeView) -> v1::Node {

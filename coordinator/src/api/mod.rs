@@ -2,11 +2,13 @@
 //! converts the answer; it knows no rules. Statuses are made in [`refuse`] and nowhere else.
 
 mod agents;
+mod blobs;
 mod checkpoints;
 mod cluster;
 mod control;
 mod convert;
 mod events;
+mod files;
 mod follow;
 mod jobs;
 mod outgoing;
@@ -24,10 +26,13 @@ use convoke_model::{ClusterId, Epoch};
 use convoke_proto::v1::agent_service_server::AgentServiceServer;
 use convoke_proto::v1::checkpoint_service_server::CheckpointServiceServer;
 use convoke_proto::v1::cluster_service_server::ClusterServiceServer;
+use convoke_proto::v1::file_service_server::FileServiceServer;
 use convoke_proto::v1::job_service_server::JobServiceServer;
 use convoke_transport::{MAX_MESSAGE_BYTES, Shutdown};
+use tonic::Status;
 use tonic::service::Routes;
 
+use crate::files::Blobs;
 use crate::ledger::History;
 use crate::owner::{Outlets, Owner};
 use crate::store::Store;
@@ -40,6 +45,7 @@ pub(crate) struct Context {
     pub(crate) outlets: Outlets,
     pub(crate) history: History,
     pub(crate) store: Store,
+    pub(crate) blobs: Blobs,
     pub(crate) telemetry: Telemetry,
     pub(crate) shutdown: Shutdown,
     pub(crate) identity: Identity,
@@ -52,6 +58,8 @@ pub(crate) struct Identity {
     pub(crate) epoch: Epoch,
     pub(crate) lease: Duration,
     pub(crate) data_dir: String,
+    /// How long a sender of blobs may send nothing.
+    pub(crate) stall: Duration,
 }
 
 impl Identity {
@@ -66,6 +74,7 @@ pub(crate) async fn routes(context: Context) -> Result<Routes, tonic_reflection:
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<JobServiceServer<Context>>().await;
     health.set_serving::<CheckpointServiceServer<Context>>().await;
+    health.set_serving::<FileServiceServer<Context>>().await;
     health.set_serving::<ClusterServiceServer<Context>>().await;
     health.set_serving::<AgentServiceServer<Context>>().await;
     let reflection = || {
@@ -86,6 +95,16 @@ pub(crate) async fn routes(context: Context) -> Result<Routes, tonic_reflection:
         .add_service(reflection().build_v1alpha()?)
         .add_service(sized!(JobServiceServer))
         .add_service(sized!(CheckpointServiceServer))
+        .add_service(sized!(FileServiceServer))
         .add_service(sized!(ClusterServiceServer))
         .add_service(sized!(AgentServiceServer)))
+}
+
+/// Runs what blocks on the disk beside the runtime's own threads.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Status>
+where
+    T: Send + 'static,
+    E: Into<Status> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.map_err(|e| refuse::crashed(&e))?.map_err(Into::into)
 }

@@ -4,6 +4,7 @@ use convoke_core::Denied;
 use convoke_proto::{InvalidMessage, PROTOCOL_VERSION, refusal};
 use tonic::{Code, Status};
 
+use crate::files::BlobError;
 use crate::ledger::LedgerError;
 use crate::owner::Refused;
 use crate::store::StoreError;
@@ -72,6 +73,26 @@ impl From<StoreError> for Status {
             StoreError::Io(_) => (Code::Unavailable, "STORE_FAILED"),
         };
         if matches!(error, StoreError::DiskFull | StoreError::Damaged { .. } | StoreError::Io(_)) {
+            tracing::error!("{error}");
+        }
+        refusal(code, reason, error.to_string())
+    }
+}
+
+impl From<BlobError> for Status {
+    fn from(error: BlobError) -> Self {
+        let (code, reason) = match &error {
+            BlobError::HashMismatch { .. } => (Code::InvalidArgument, "HASH_MISMATCH"),
+            BlobError::ShortBody { .. } => (Code::InvalidArgument, "SHORT_BODY"),
+            BlobError::ExtraBytes => (Code::InvalidArgument, "EXTRA_BYTES"),
+            BlobError::TooLarge { .. } => (Code::InvalidArgument, "INVALID_MESSAGE"),
+            BlobError::DiskFull => (Code::ResourceExhausted, "DISK_FULL"),
+            BlobError::Unknown(_) => (Code::NotFound, "UNKNOWN_BLOB"),
+            BlobError::Damaged(_) => (Code::DataLoss, "BLOB_DAMAGED"),
+            BlobError::Busy => (Code::Unavailable, "BUSY"),
+            BlobError::Io(_) => (Code::Unavailable, "STORE_FAILED"),
+        };
+        if matches!(error, BlobError::DiskFull | BlobError::Damaged(_) | BlobError::Io(_)) {
             tracing::error!("{error}");
         }
         refusal(code, reason, error.to_string())

@@ -6,7 +6,7 @@ use convoke_proto::v1;
 use tonic::{Response, Status};
 
 use super::outgoing::{Streaming, stream};
-use super::{Context, refuse};
+use super::{Context, blocking};
 use crate::store::{CheckpointReader, Part, StoreError};
 
 /// One message of a transfer; both services have the same three.
@@ -42,11 +42,11 @@ pub(super) async fn send<T: From<Piece> + Send + 'static>(
 }
 
 async fn read(mut reader: CheckpointReader) -> Result<(CheckpointReader, Option<Part>), Status> {
-    let read = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         let part = reader.next()?;
         Ok::<_, StoreError>((reader, part))
-    });
-    Ok(read.await.map_err(|e| refuse::crashed(&e))??)
+    })
+    .await
 }
 
 impl From<Piece> for v1::PullCheckpointResponse {

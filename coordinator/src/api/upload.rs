@@ -11,7 +11,7 @@ use convoke_proto::v1::upload_checkpoint_request::Part;
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::{Context, refuse};
+use super::{Context, blocking, refuse};
 use crate::owner::Refused;
 use crate::store::{ShardWriter, StoreError};
 
@@ -119,10 +119,4 @@ async fn keep(
         Err(refused) => return Err(refused.into()),
     }
     Ok(already_stored(context, &reference, &shard).await?.unwrap_or_default())
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, Status> {
-    Ok(tokio::task::spawn_blocking(work).await.map_err(|e| refuse::crashed(&e))??)
 }

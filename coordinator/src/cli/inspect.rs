@@ -97,7 +97,13 @@ fn placement(job: &v1::Job) -> Result<(), Failure> {
         return Ok(());
     }
     output::line("")?;
-    replicas(&job.replicas)
+    replicas(&job.replicas)?;
+    for replica in &job.replicas {
+        for condition in &replica.conditions {
+            output::line(&format!("{}: {}: {}", replica.node, condition.name, condition.message))?;
+        }
+    }
+    Ok(())
 }
 
 /// Where each replica runs; `up --dry-run` prints the same.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use convoke_coordinator::{DEFAULT_LISTEN, Retention, ServeOptions, default_data_dir};
+use convoke_coordinator::{BlobOptions, DEFAULT_LISTEN, Retention, ServeOptions, default_data_dir};
 use tracing_subscriber::EnvFilter;
 
 use super::failure::{Failure, exit};
@@ -91,6 +91,7 @@ impl Serve {
                 telemetry_total: self.telemetry_total.as_u64(),
                 events: self.keep_events,
             },
+            blobs: BlobOptions::default(),
             lifeline: self.lifeline,
         };
         let mut interrupts = Interrupts::listen()?;

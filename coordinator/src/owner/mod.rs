@@ -46,7 +46,7 @@ type View = Box<dyn FnOnce(&Core, Timestamp) + Send>;
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refused>>;
 
 pub(crate) enum Request {
-    Decide { event: Event, reply: Reply<Accepted> },
+    Decide { event: Box<Event>, reply: Reply<Accepted> },
     Read(View),
     Hello { hello: Box<Hello>, reply: Reply<Session> },
     Observed { node: NodeId, session: u64, observed: Box<ObservedState>, reply: Reply<()> },
@@ -72,7 +72,7 @@ pub(crate) struct Owner {
 impl Owner {
     /// Decides an event and makes it durable.
     pub(crate) async fn decide(&self, event: Event) -> Result<Accepted, Refused> {
-        self.ask(|reply| Request::Decide { event, reply }).await
+        self.ask(|reply| Request::Decide { event: Box::new(event), reply }).await
     }
 
     /// Reads the state as it is now.

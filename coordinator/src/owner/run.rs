@@ -141,7 +141,7 @@ impl Running {
 
     fn serve(&mut self, request: Request) {
         match request {
-            Request::Decide { event, reply } => self.answer(event, |answer| {
+            Request::Decide { event, reply } => self.answer(*event, |answer| {
                 let _ = reply.send(answer);
             }),
             Request::Read(view) => view(&self.core, self.clock.now()),

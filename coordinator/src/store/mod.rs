@@ -13,22 +13,16 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use convoke_model::{CheckpointRef, JobId, Rank};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Mutex;
 
 pub(crate) use collect::collect;
 pub(crate) use read::{CheckpointReader, Part};
 pub(crate) use write::ShardWriter;
 
 use crate::data_dir::{is_disk_full, sync_dir};
-
-/// Transfers at a time, each with a megabyte or two of buffers: enough to fill any disk.
-const TRANSFERS: usize = 32;
-
-/// How long a transfer may wait for its turn; agents try again later.
-const TURN: Duration = Duration::from_secs(30);
+use crate::turns::{TRANSFERS, Turn, Turns};
 
 /// Not a job id, which begins with a letter or digit.
 const TEMPORARY: &str = ".tmp";
@@ -65,7 +59,7 @@ impl From<io::Error> for StoreError {
 #[derive(Clone)]
 pub(crate) struct Store {
     root: Arc<Path>,
-    transfers: Arc<Semaphore>,
+    turns: Turns,
     /// Held from looking at the catalogue until directory and catalogue agree again.
     changing: Arc<Mutex<()>>,
 }
@@ -77,19 +71,12 @@ impl Store {
         sweep::sweep(root, known)?;
         std::fs::create_dir_all(root.join(TEMPORARY))?;
         sync_dir(root)?;
-        Ok(Self {
-            root: root.into(),
-            transfers: Arc::new(Semaphore::new(TRANSFERS)),
-            changing: Arc::default(),
-        })
+        Ok(Self { root: root.into(), turns: Turns::default(), changing: Arc::default() })
     }
 
     /// A place for one transfer.
-    pub(crate) async fn turn(&self) -> Result<OwnedSemaphorePermit, StoreError> {
-        match tokio::time::timeout(TURN, self.transfers.clone().acquire_owned()).await {
-            Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
-            Err(_) => Err(StoreError::Busy),
-        }
+    pub(crate) async fn turn(&self) -> Result<Turn, StoreError> {
+        self.turns.take().await.ok_or(StoreError::Busy)
     }
 
     pub(crate) async fn changing(&self) -> tokio::sync::OwnedMutexGuard<()> {

@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 
 use bytes::Bytes;
-use convoke_model::{Checkpoint, CheckpointRef, Digest, Rank, ShardFile};
-use sha2::{Digest as _, Sha256};
+use convoke_model::{Checkpoint, CheckpointRef, Rank, ShardFile};
 
 use super::{Store, StoreError};
+use crate::hashed::HashedReader;
 
 /// Bytes of one part; a message's limit is 1 MiB.
 const CHUNK: usize = 512 << 10;
@@ -33,9 +33,7 @@ pub(crate) struct CheckpointReader {
 struct Current {
     rank: Rank,
     entry: ShardFile,
-    file: File,
-    hasher: Sha256,
-    remaining: u64,
+    file: HashedReader,
 }
 
 impl CheckpointReader {
@@ -53,8 +51,8 @@ impl CheckpointReader {
     /// only when the whole has been read without an error.
     pub(crate) fn next(&mut self) -> Result<Option<Part>, StoreError> {
         if let Some(mut current) = self.current.take() {
-            if current.remaining > 0 {
-                let data = self.read(&mut current)?;
+            let read = current.file.next(CHUNK);
+            if let Some(data) = read.map_err(|error| self.explain(error, current.rank, &current.entry))? {
                 self.current = Some(current);
                 return Ok(Some(Part::Data(data)));
             }
@@ -63,20 +61,10 @@ impl CheckpointReader {
         let Some((rank, entry)) = self.waiting.pop_front() else { return Ok(None) };
         let path = self.store.shard_dir(&self.reference, rank).join(&entry.path);
         let file = File::open(path).map_err(|error| self.explain(error, rank, &entry))?;
-        let remaining = entry.size;
         let part = Part::File(rank, entry.clone());
-        self.current = Some(Current { rank, entry, file, hasher: Sha256::new(), remaining });
+        let file = HashedReader::new(file, entry.size);
+        self.current = Some(Current { rank, entry, file });
         Ok(Some(part))
-    }
-
-    fn read(&self, current: &mut Current) -> Result<Bytes, StoreError> {
-        let want = usize::try_from(current.remaining).map_or(CHUNK, |left| left.min(CHUNK));
-        let mut buffer = vec![0; want];
-        let read = current.file.read_exact(&mut buffer);
-        read.map_err(|error| self.explain(error, current.rank, &current.entry))?;
-        current.hasher.update(&buffer);
-        current.remaining -= want as u64;
-        Ok(buffer.into())
     }
 
     fn explain(&self, error: io::Error, rank: Rank, entry: &ShardFile) -> StoreError {
@@ -93,7 +81,7 @@ impl CheckpointReader {
 
 impl Current {
     fn check(self) -> Result<(), StoreError> {
-        if Digest(self.hasher.finalize().into()) == self.entry.digest {
+        if self.file.finish().1 == self.entry.digest {
             return Ok(());
         }
         Err(StoreError::Damaged { rank: self.rank, path: self.entry.path })

@@ -1,14 +1,14 @@
 //! Receiving one shard: sizes and hashes are checked while the bytes are written.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use convoke_model::{CheckpointRef, Digest, Shard, ShardFile};
-use sha2::{Digest as _, Sha256};
+use convoke_model::{CheckpointRef, Shard, ShardFile};
 
 use super::{Store, StoreError};
 use crate::data_dir::sync_dir;
+use crate::hashed::HashedWriter;
 
 /// A shard that is being received. Dropped before [`ShardWriter::place`], it removes itself.
 pub(crate) struct ShardWriter {
@@ -17,13 +17,7 @@ pub(crate) struct ShardWriter {
     shard: Shard,
     /// Files that are complete.
     done: usize,
-    current: Option<Current>,
-}
-
-struct Current {
-    file: File,
-    hasher: Sha256,
-    remaining: u64,
+    current: Option<HashedWriter>,
 }
 
 impl ShardWriter {
@@ -38,11 +32,7 @@ impl ShardWriter {
     pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
         while !bytes.is_empty() {
             let Some(current) = &mut self.current else { return Err(StoreError::ExtraBytes) };
-            let here = usize::try_from(current.remaining).map_or(bytes.len(), |left| left.min(bytes.len()));
-            current.file.write_all(&bytes[..here])?;
-            current.hasher.update(&bytes[..here]);
-            current.remaining -= here as u64;
-            bytes = &bytes[here..];
+            bytes = current.write(bytes)?;
             self.advance()?;
         }
         Ok(())
@@ -52,7 +42,7 @@ impl ShardWriter {
     fn advance(&mut self) -> Result<(), StoreError> {
         loop {
             if let Some(current) = &self.current {
-                if current.remaining > 0 {
+                if current.remaining() > 0 {
                     return Ok(());
                 }
                 self.complete()?;
@@ -65,12 +55,14 @@ impl ShardWriter {
     fn complete(&mut self) -> Result<(), StoreError> {
         let Some(current) = self.current.take() else { return Ok(()) };
         let file = &self.shard.files[self.done];
-        let found = Digest(current.hasher.finalize().into());
+        let (written, found) = current.finish();
         if found != file.digest {
             let path = file.path.clone();
             return Err(StoreError::HashMismatch { path, found, expected: file.digest });
         }
-        current.file.sync_all()?;
+        if let Some(written) = written {
+            written.sync_all()?;
+        }
         self.done += 1;
         Ok(())
     }
@@ -79,7 +71,7 @@ impl ShardWriter {
     pub(crate) fn finish(&mut self) -> Result<(), StoreError> {
         if let Some(current) = &self.current {
             let path = self.shard.files[self.done].path.clone();
-            return Err(StoreError::ShortBody { path, missing: current.remaining });
+            return Err(StoreError::ShortBody { path, missing: current.remaining() });
         }
         sync_tree(&self.dir)?;
         Ok(())
@@ -109,7 +101,7 @@ impl Drop for ShardWriter {
     }
 }
 
-fn create(dir: &Path, file: &ShardFile) -> Result<Current, StoreError> {
+fn create(dir: &Path, file: &ShardFile) -> Result<HashedWriter, StoreError> {
     // The message's conversion has refused paths that lead out of the directory.
     let path = dir.join(&file.path);
     let made = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| File::create_new(&path));
@@ -119,7 +111,7 @@ fn create(dir: &Path, file: &ShardFile) -> Result<Current, StoreError> {
         }
         _ => error.into(),
     })?;
-    Ok(Current { file: opened, hasher: Sha256::new(), remaining: file.size })
+    Ok(HashedWriter::new(Some(opened), file.size))
 }
 
 /// Makes the entries of a directory and of those below it durable.

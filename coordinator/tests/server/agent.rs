@@ -124,6 +124,8 @@ impl Agent {
             node_rank: 0,
             phase: Some(phase),
             tasks: vec![v1::ObservedTask { rank: 0, phase: Some(task) }],
+            progress: None,
+            conditions: Vec::new(),
         };
         self.report_all(vec![observed]).await;
     }

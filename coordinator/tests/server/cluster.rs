@@ -89,7 +89,7 @@ async fn the_history_can_be_read_from_a_position_by_job_and_followed() {
 async fn health_and_both_reflections_answer() {
     let coordinator = Coordinator::start().await;
     let mut health = HealthClient::new(coordinator.channel.clone());
-    for service in ["", "convoke.v1.JobService", "convoke.v1.AgentService"] {
+    for service in ["", "convoke.v1.JobService", "convoke.v1.FileService", "convoke.v1.AgentService"] {
         let request = HealthCheckRequest { service: service.to_owned() };
         let status = health.check(request).await.unwrap().into_inner().status();
         assert_eq!(status, ServingStatus::Serving, "{service:?}");

@@ -7,6 +7,7 @@ mod checkpoints;
 mod cluster;
 mod coordinator;
 mod crash;
+mod files;
 mod jobs;
 mod sessions;
 mod telemetry;

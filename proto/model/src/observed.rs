@@ -22,6 +22,23 @@ pub struct ObservedReplica {
     pub phase: ReplicaPhase,
     /// In rank order; one per task.
     pub tasks: Vec<ObservedTask>,
+    /// What its preparation is busy with, where that takes a while.
+    #[serde(default)]
+    pub progress: Option<Progress>,
+    /// What its job's people should know: named problems that did not keep it from running.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+/// How far a long step is. While it moves, nobody calls it too slow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// For people: "pulls the image".
+    pub what: String,
+    /// Bytes.
+    pub done: u64,
+    /// Bytes; 0 where it is not known.
+    pub total: u64,
 }
 
 /// How far a replica is.

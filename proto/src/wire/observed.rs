@@ -1,8 +1,8 @@
 //! What an agent reports.
 
 use convoke_model::{
-    Epoch, Generation, Health, NodeRank, ObservedReplica, ObservedState, ObservedTask, Rank, ReplicaKey,
-    ReplicaPhase, Revision, TaskPhase,
+    Epoch, Generation, Health, NodeRank, ObservedReplica, ObservedState, ObservedTask, Progress, Rank,
+    ReplicaKey, ReplicaPhase, Revision, TaskPhase,
 };
 
 use super::{InvalidMessage, address, all, id, invalid, optional_port, port, required};
@@ -57,6 +57,8 @@ impl From<ObservedReplica> for v1::ObservedReplica {
             node_rank: replica.key.node_rank.0,
             phase: Some(phase),
             tasks: replica.tasks.into_iter().map(Into::into).collect(),
+            progress: replica.progress.map(Into::into),
+            conditions: replica.conditions.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -89,7 +91,25 @@ impl TryFrom<v1::ObservedReplica> for ObservedReplica {
             generation: Generation(wire.generation),
             node_rank: NodeRank(wire.node_rank),
         };
-        Ok(Self { key, phase, tasks: all(wire.tasks)? })
+        Ok(Self {
+            key,
+            phase,
+            tasks: all(wire.tasks)?,
+            progress: wire.progress.map(Into::into),
+            conditions: all(wire.conditions)?,
+        })
+    }
+}
+
+impl From<Progress> for v1::Progress {
+    fn from(progress: Progress) -> Self {
+        Self { what: progress.what, done: progress.done, total: progress.total }
+    }
+}
+
+impl From<v1::Progress> for Progress {
+    fn from(wire: v1::Progress) -> Self {
+        Self { what: wire.what, done: wire.done, total: wire.total }
     }
 }
 

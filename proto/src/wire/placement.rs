@@ -14,6 +14,8 @@ impl From<ReplicaPlacement> for v1::Replica {
             first_rank: replica.first_rank.0,
             local_world: replica.local_world,
             tasks: Vec::new(),
+            progress: None,
+            conditions: Vec::new(),
         }
     }
 }

@@ -168,7 +168,8 @@ fn refuse(h: &mut Harness, name: &str, retryable: bool) {
     let key = desired.replicas[0].key();
     h.edit_report(name, |report| {
         let phase = ReplicaPhase::Refused { message: "no port free".to_owned(), retryable };
-        report.replicas = vec![ObservedReplica { key, phase, tasks: Vec::new() }];
+        report.replicas =
+            vec![ObservedReplica { key, phase, tasks: Vec::new(), progress: None, conditions: Vec::new() }];
     });
 }
 
@@ -182,6 +183,45 @@ fn a_gang_that_is_not_ready_in_time_is_placed_anew() {
     assert!(h.job(&job).reason.contains("not ready in time on b"), "{}", h.job(&job).reason);
     h.follow_all();
     assert_eq!((h.state(&job), h.job(&job).generation), (JobState::Running, Generation(2)));
+}
+
+#[test]
+fn a_preparation_that_moves_is_not_too_slow_and_one_that_stands_still_is() {
+    let mut h = Harness::with_nodes(&[("a", 1), ("b", 1)]);
+    let job = h.submit(spec("two", 2, 1));
+    h.follow(&node_id("a"));
+    let key = ReplicaKey { job: job.clone(), generation: Generation(1), node_rank: NodeRank(1) };
+    let almost = Config::default().prepare_timeout.mul_f32(0.9);
+    for done in 1..5 {
+        h.pass(almost);
+        let progress = Some(Progress { what: "pulls the image".to_owned(), done, total: 9 });
+        let (phase, tasks) = (ReplicaPhase::Preparing, Vec::new());
+        let replica = ObservedReplica { key: key.clone(), phase, tasks, progress, conditions: Vec::new() };
+        h.edit_report("b", |report| report.replicas = vec![replica]);
+        assert_eq!(h.state(&job), JobState::Starting);
+        assert_eq!(h.job(&job).replicas[1].progress.as_ref().map(|p| p.done), Some(done));
+    }
+    h.pass(Config::default().prepare_timeout);
+    assert_eq!(h.state(&job), JobState::Stopping);
+}
+
+#[test]
+fn replicas_that_would_run_different_images_under_one_name_are_not_started() {
+    let mut h = Harness::with_nodes(&[("a", 1), ("b", 1)]);
+    let job = h.submit(spec("two", 2, 1));
+    for node in ["a", "b"] {
+        let key = h.core.desired(&node_id(node)).unwrap().replicas[0].key();
+        let mut phase = ready(1);
+        if let ReplicaPhase::Ready { image, .. } = &mut phase {
+            *image = Some(format!("sha256:{node}"));
+        }
+        let replica =
+            ObservedReplica { key, phase, tasks: Vec::new(), progress: None, conditions: Vec::new() };
+        h.edit_report(node, |report| report.replicas = vec![replica]);
+    }
+    assert_eq!(h.state(&job), JobState::Stopping);
+    let reason = h.job(&job).reason;
+    assert!(reason.contains("sha256:a on node a and sha256:b on node b"), "{reason}");
 }
 
 #[test]
@@ -208,7 +248,13 @@ fn a_ready_report_with_too_few_ports_is_turned_away() {
     let job = h.submit(spec("one", 1, 2));
     let key = h.core.desired(&node_id("a")).unwrap().replicas[0].key();
     h.edit_report("a", |report| {
-        report.replicas = vec![ObservedReplica { key, phase: ready(1), tasks: Vec::new() }];
+        report.replicas = vec![ObservedReplica {
+            key,
+            phase: ready(1),
+            tasks: Vec::new(),
+            progress: None,
+            conditions: Vec::new(),
+        }];
     });
     assert_eq!(h.state(&job), JobState::Stopping);
     assert!(h.job(&job).reason.contains("fewer ports"), "{}", h.job(&job).reason);

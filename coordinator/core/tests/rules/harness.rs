@@ -223,6 +223,8 @@ fn untouched(replica: &DesiredReplica) -> ObservedReplica {
         key: replica.key(),
         phase: ReplicaPhase::Preparing,
         tasks: (0..tasks).map(task).collect(),
+        progress: None,
+        conditions: Vec::new(),
     }
 }
 

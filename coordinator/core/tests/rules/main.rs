@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper's unwrap fails the test that calls it")]
 
 mod checkpoints;
+mod depends;
 mod gang;
 mod harness;
 mod nodes;

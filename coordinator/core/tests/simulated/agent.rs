@@ -95,6 +95,8 @@ impl Agent {
             key: key.clone(),
             phase: held.phase.clone(),
             tasks: held.tasks.clone(),
+            progress: None,
+            conditions: Vec::new(),
         };
         let replicas = self.replicas.iter().map(replica).collect();
         ObservedState { applied: self.applied(), replicas, conditions: Vec::new() }

@@ -13,6 +13,7 @@ pub(crate) fn changes(before: Option<&v1::Job>, now: &v1::Job) -> Vec<String> {
     {
         told.push(format!("generation {generation} failed: {message}"));
     }
+    told.extend(of_replicas(before.filter(|b| b.generation == now.generation), now));
     let phase = |job: &v1::Job| (job.state(), job.generation);
     if before.map(phase) == Some(phase(now)) && before.map(|b| &b.reason) == Some(&now.reason) {
         return told;
@@ -39,6 +40,26 @@ pub(crate) fn changes(before: Option<&v1::Job>, now: &v1::Job) -> Vec<String> {
         | v1::JobState::Succeeded
         | v1::JobState::Failed
         | v1::JobState::Stopped => {}
+    }
+    told
+}
+
+/// Long steps that have begun, and problems that have come up, on each node.
+fn of_replicas(before: Option<&v1::Job>, now: &v1::Job) -> Vec<String> {
+    let mut told = Vec::new();
+    for replica in &now.replicas {
+        let old = before.and_then(|job| job.replicas.iter().find(|r| r.node_rank == replica.node_rank));
+        let what = |replica: &v1::Replica| replica.progress.as_ref().map(|p| p.what.clone());
+        if let Some(progress) = &replica.progress
+            && old.and_then(what).as_ref() != Some(&progress.what)
+        {
+            let size =
+                if progress.total > 0 { format!(", {}", text::size(progress.total)) } else { String::new() };
+            told.push(format!("{} {}{size}", replica.node, progress.what));
+        }
+        let new = |c: &&v1::Condition| old.is_none_or(|old| !old.conditions.contains(c));
+        let conditions = replica.conditions.iter().filter(new);
+        told.extend(conditions.map(|c| format!("warning: {}: {}", replica.node, c.message)));
     }
     told
 }
@@ -82,6 +103,27 @@ mod tests {
         assert_eq!(told[0], "generation 1 failed: rank 2 was killed");
         assert!(told[1].starts_with("generation 2 starts") && told[1].ends_with("checkpoint at step 63"));
         assert!(changes(Some(&now), &now).is_empty());
+    }
+
+    #[test]
+    fn a_long_step_and_a_warning_of_a_node_are_told_once() {
+        let progress = v1::Progress { what: "pulls the image".into(), done: 1, total: 2048 };
+        let condition = v1::Condition { name: "NeverMet".into(), message: "nobody listens".into() };
+        let replica = v1::Replica {
+            node: "a".into(),
+            progress: Some(progress),
+            conditions: vec![condition],
+            ..Default::default()
+        };
+        let now = v1::Job { replicas: vec![replica], ..job(v1::JobState::Starting, 1) };
+        let before = job(v1::JobState::Starting, 1);
+        assert_eq!(
+            changes(Some(&before), &now),
+            ["a pulls the image, 2.0 KiB", "warning: a: nobody listens"]
+        );
+        let mut later = now.clone();
+        later.replicas[0].progress.as_mut().unwrap().done = 2;
+        assert!(changes(Some(&now), &later).is_empty());
     }
 
     #[test]

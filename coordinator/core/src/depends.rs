@@ -1,0 +1,95 @@
+//! `depends_on`: a job's first start waits for other services of its project.
+//!
+//! Later generations do not ask again, as Compose does not. A service stands for the newest job of the
+//! project that was made from it; one that ended without what is waited for fails the job that waits.
+
+use convoke_model::{DependsCondition, Generation, Health, JobState, TaskPhase};
+
+use crate::Job;
+use crate::draft::Draft;
+use crate::gang::Member;
+
+/// Whether what a job depends on is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Dependencies {
+    Met,
+    /// Why it waits.
+    Waiting(String),
+    /// Why it will never be met.
+    Broken(String),
+}
+
+impl Draft<'_> {
+    pub(crate) fn dependencies(&self, job: &Job) -> Dependencies {
+        if job.run.generation > Generation(0) {
+            return Dependencies::Met;
+        }
+        let mut waiting = None;
+        for (service, condition) in &job.spec.container.depends_on {
+            match self.dependency(job, service, *condition) {
+                Dependencies::Met => {}
+                Dependencies::Waiting(reason) => waiting = waiting.or(Some(reason)),
+                broken @ Dependencies::Broken(_) => return broken,
+            }
+        }
+        waiting.map_or(Dependencies::Met, Dependencies::Waiting)
+    }
+
+    fn dependency(&self, job: &Job, service: &str, condition: DependsCondition) -> Dependencies {
+        let of_service = |other: &&Job| {
+            other.id != job.id && other.spec.project == job.spec.project && other.spec.service == service
+        };
+        let jobs = self.state.jobs.values().map(|other| &**other);
+        let Some(other) = jobs.filter(of_service).max_by_key(|other| other.order) else {
+            return Dependencies::Waiting(format!(
+                "waits for service {service}, which is not submitted; see: convoke up {service}"
+            ));
+        };
+        let name = &other.spec.name;
+        let state = other.run.phase.state();
+        let waits = |what: &str| Dependencies::Waiting(format!("waits for job \"{name}\" to {what}"));
+        match (condition, state) {
+            (DependsCondition::Started, JobState::Running | JobState::Succeeded)
+            | (DependsCondition::CompletedSuccessfully, JobState::Succeeded) => Dependencies::Met,
+            (DependsCondition::Healthy, JobState::Running) => health(&self.members(other), name.as_str()),
+            (_, JobState::Failed | JobState::Stopped | JobState::Succeeded) => Dependencies::Broken(format!(
+                "depends on job \"{name}\", which has ended ({}) before it was {}",
+                if state == JobState::Succeeded { "succeeded" } else { other.run.phase.reason() },
+                wanted(condition)
+            )),
+            (DependsCondition::Started, _) => waits("run"),
+            (DependsCondition::Healthy, _) => waits("be healthy"),
+            (DependsCondition::CompletedSuccessfully, _) => waits("succeed"),
+        }
+    }
+}
+
+fn wanted(condition: DependsCondition) -> &'static str {
+    match condition {
+        DependsCondition::Started => "running",
+        DependsCondition::Healthy => "healthy",
+        DependsCondition::CompletedSuccessfully => "finished",
+    }
+}
+
+/// Healthy is every task that says so.
+fn health(members: &[Member<'_>], name: &str) -> Dependencies {
+    let tasks = members.iter().filter_map(|m| m.observed).flat_map(|o| &o.tasks);
+    let said: Vec<Option<Health>> = tasks
+        .map(|task| match task.phase {
+            TaskPhase::Running { health, .. } => health,
+            TaskPhase::Waiting | TaskPhase::Exited(_) => Some(Health::Starting),
+        })
+        .collect();
+    if said.iter().all(|health| *health == Some(Health::Healthy)) {
+        return Dependencies::Met;
+    }
+    let problem = if said.contains(&Some(Health::Unhealthy)) {
+        "to be healthy; its health check fails now"
+    } else if said.contains(&None) {
+        "to be healthy, but it has no health check; give it one, or depend on service_started"
+    } else {
+        "to be healthy"
+    };
+    Dependencies::Waiting(format!("waits for job \"{name}\" {problem}"))
+}

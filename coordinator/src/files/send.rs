@@ -1,0 +1,89 @@
+//! Sending blobs, one after the other; each is checked against its hash while it is read.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+
+use bytes::Bytes;
+use convoke_model::Digest;
+
+use super::{BlobError, Blobs};
+use crate::hashed::HashedReader;
+
+/// Bytes of one part, as the contract has it.
+const CHUNK: usize = 1 << 20;
+
+/// What comes next of the blobs.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// A blob of this size begins.
+    Header(Digest, u64),
+    /// The next bytes of that blob.
+    Data(Bytes),
+}
+
+/// Reads blobs in the order in which they were asked for.
+pub(crate) struct BlobReader {
+    store: Blobs,
+    waiting: VecDeque<Digest>,
+    current: Option<(Digest, HashedReader)>,
+}
+
+impl BlobReader {
+    /// All of them must be here; they count as asked for now.
+    pub(crate) fn new(store: &Blobs, digests: Vec<Digest>) -> Result<Self, BlobError> {
+        if let Some(missing) = store.missing(&digests)?.first() {
+            return Err(BlobError::Unknown(*missing));
+        }
+        Ok(Self { store: store.clone(), waiting: digests.into(), current: None })
+    }
+
+    /// The next part; `None` after the last. A blob's hash is checked at its end, so bytes count only
+    /// when the next part has come without an error.
+    pub(crate) fn next(&mut self) -> Result<Option<Part>, BlobError> {
+        if let Some((digest, mut reader)) = self.current.take() {
+            match reader.next(CHUNK) {
+                Ok(Some(data)) => {
+                    self.current = Some((digest, reader));
+                    return Ok(Some(Part::Data(data)));
+                }
+                Ok(None) => self.store.check(digest, reader)?,
+                Err(error) if is_damage(&error) => return Err(self.store.damaged(digest, reader.file())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let Some(digest) = self.waiting.pop_front() else { return Ok(None) };
+        let file = self.store.open_blob(&digest)?;
+        let size = file.metadata()?.len();
+        self.current = Some((digest, HashedReader::new(file, size)));
+        Ok(Some(Part::Header(digest, size)))
+    }
+}
+
+impl Blobs {
+    fn open_blob(&self, digest: &Digest) -> Result<File, BlobError> {
+        File::open(self.path(digest)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => BlobError::Unknown(*digest),
+            _ => error.into(),
+        })
+    }
+
+    /// Checks a blob that was read to its end.
+    fn check(&self, digest: Digest, reader: HashedReader) -> Result<(), BlobError> {
+        let (file, found) = reader.finish();
+        if found == digest { Ok(()) } else { Err(self.damaged(digest, &file)) }
+    }
+
+    fn damaged(&self, digest: Digest, file: &File) -> BlobError {
+        match self.put_aside(&digest, file) {
+            Ok(()) => BlobError::Damaged(digest),
+            Err(error) => error.into(),
+        }
+    }
+}
+
+/// Whether reading failed because of the file: it lost bytes, or the disk cannot read them.
+fn is_damage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::IO)
+}
