@@ -259,7 +259,7 @@ impl Source for Events {
     }
 }
 
-async fn has_ended(mut clients: Clients, job: &str) -> Result<bool, Status> {
+pub(crate) async fn has_ended(mut clients: Clients, job: &str) -> Result<bool, Status> {
     let response = clients.jobs.get_job(v1::GetJobRequest { job: job.to_owned() }).await?;
     Ok(response.into_inner().job.is_none_or(|job| text::is_final(&job)))
 }

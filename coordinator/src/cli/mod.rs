@@ -20,6 +20,8 @@ mod nodes;
 mod output;
 mod project;
 mod ps;
+mod pull;
+mod receive;
 mod restart;
 mod serve;
 mod ship;
@@ -80,6 +82,7 @@ enum Command {
     Stop(stop::Stop),
     Restart(restart::Restart),
     Wait(wait::Wait),
+    Pull(pull::Pull),
     Checkpoint(checkpoint::Checkpoint),
     Config(config::Config),
     Nodes(nodes::Nodes),
@@ -186,6 +189,7 @@ async fn simple(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Stop(args) => args.run(context).await,
         Command::Restart(args) => args.run(context).await,
         Command::Wait(args) => args.run(context).await,
+        Command::Pull(args) => args.run(context).await,
         Command::Checkpoint(args) => args.run(context).await,
         Command::Config(args) => args.run(context),
         Command::Nodes(args) => args.run(context).await,

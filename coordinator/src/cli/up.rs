@@ -1,6 +1,7 @@
 //! `convoke up`: submits the project's services as jobs and follows them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use convoke_model::JobSpec;
@@ -14,21 +15,30 @@ use super::failure::{Failure, exit};
 use super::json::json;
 use super::link::Link;
 use super::project::{self, Selection};
+use super::receive::{Places, Receiver};
 use super::ship::{Sent, ShipArgs, Shipping};
 use super::signals::{Interrupt, Interrupts};
-use super::{Context, inspect, output, ship, stop, text, wait};
+use super::{Context, inspect, output, pull, ship, stop, text, wait};
+
+/// When it is said that only files are waited for.
+const FILES_LATE: Duration = Duration::from_secs(5);
 
 /// Submit the services of a Compose file as jobs and follow them
 ///
 /// Shows what every rank prints until the jobs have ended. Ctrl-C stops the jobs; a second Ctrl-C
 /// leaves at once. When the terminal goes away, the jobs go on.
+///
+/// What containers mount from here by a relative path travels: it is sent to the nodes, as far as they
+/// lack it, and what the job writes into it comes back here. A .convokeignore (written as a .gitignore)
+/// leaves out what the job does not need.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   convoke up
   convoke up -d --nodes 4
   convoke up train --replace          # stop the running one, go on from its checkpoint
-  convoke up --dry-run                # where would it run?
+  convoke up --dry-run                # where would it run, and what would travel?
+  convoke up --build --pull           # newer images first
   convoke up -f compose.yaml -f compose.gpu.yaml --env-file lr.env")]
 pub(crate) struct Up {
     /// Only these services [default: all]
@@ -229,29 +239,52 @@ async fn plan(
     }
 }
 
-/// Follows `jobs` to their end; the first interrupt stops them, the second leaves.
+/// Who brings the files of each job back; none for jobs that write none.
+fn receivers(
+    link: &Arc<Link>,
+    screen: &Screen,
+    jobs: &[v1::Job],
+    sent: Vec<Sent>,
+) -> Result<Vec<Option<Receiver>>, Failure> {
+    let receiver = |(job, sent): (&v1::Job, Sent)| {
+        let places = Places::of(&pull::spec(job)?, None)?;
+        Ok((!places.is_empty()).then(|| Receiver::new(link, screen, job, places, sent)))
+    };
+    jobs.iter().zip(sent).map(receiver).collect()
+}
+
+/// Follows `jobs` to their end and their last file; the first interrupt stops them, the second leaves.
 async fn attached(
     link: &Arc<Link>,
     screen: Screen,
     jobs: Vec<v1::Job>,
-    _sent: Vec<Sent>,
+    sent: Vec<Sent>,
     mut interrupts: Interrupts,
 ) -> Result<(), Failure> {
-    let mut updates = Attachment::new(link, &jobs);
+    let receivers = receivers(link, &screen, &jobs, sent)?;
+    let mut updates = Attachment::new(link, &jobs, receivers);
     let mut view = View::new(screen.clone(), &jobs);
     let mut stopping: Option<tokio::task::JoinSet<()>> = None;
+    let mut told_of_files = false;
     loop {
+        let silent = updates.only_files_are_to_come() && !told_of_files;
         tokio::select! {
             update = updates.next() => match update? {
                 Some(update) => view.update(update)?,
                 None => break,
             },
+            () = tokio::time::sleep(FILES_LATE), if silent => {
+                told_of_files = true;
+                screen.note("waiting for the last files (Ctrl-C leaves; `convoke pull` brings them later)");
+            }
             interrupt = interrupts.next() => match (interrupt, &stopping) {
-                (Interrupt::Stop, None) => stopping = Some(stop_all(link, &screen, &view.jobs())),
+                (Interrupt::Stop, None) if !updates.only_files_are_to_come() => {
+                    stopping = Some(stop_all(link, &screen, &view.jobs()));
+                }
                 (Interrupt::Hangup, None) => return Err(Failure::interrupted()),
-                (_, Some(_)) => {
+                (_, _) => {
                     view.finish();
-                    screen.note("left; the jobs go on stopping, see `convoke ps -a`");
+                    screen.note(left(updates.only_files_are_to_come()));
                     return Err(Failure::interrupted());
                 }
             },
@@ -260,7 +293,15 @@ async fn attached(
     view.finish();
     match stopping {
         Some(_) => Err(Failure::interrupted()),
-        None => wait::outcome(&view.jobs()),
+        None => wait::outcome(&view.jobs()).and_then(|()| view.files_outcome()),
+    }
+}
+
+fn left(only_files: bool) -> &'static str {
+    if only_files {
+        "left; `convoke pull JOB` brings the files that were still to come"
+    } else {
+        "left; the jobs go on stopping, see `convoke ps -a`"
     }
 }
 

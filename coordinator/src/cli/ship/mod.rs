@@ -30,6 +30,7 @@ pub(crate) use files::Sent;
 pub(crate) use images::name_builds;
 pub(crate) use sources::{is_submitters, travels};
 use tally::Tally;
+pub(crate) use upload::missing;
 
 /// How files and images travel.
 #[derive(Debug, Clone, Args)]
@@ -115,7 +116,7 @@ impl WouldShip {
 }
 
 /// A bar of bytes sent.
-fn bar(verb: &str, bytes: u64) -> ProgressBar {
+pub(crate) fn bar(verb: &str, bytes: u64) -> ProgressBar {
     let template = "{prefix} {bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
     let style = ProgressStyle::with_template(template).expect("the template is valid");
     ProgressBar::new(bytes).with_style(style).with_prefix(verb.to_owned())

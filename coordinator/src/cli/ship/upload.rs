@@ -51,7 +51,7 @@ impl From<Failure> for UploadError {
 }
 
 /// Which of `digests` the coordinator lacks.
-pub(super) async fn missing(
+pub(crate) async fn missing(
     link: &Link,
     digests: impl IntoIterator<Item = Digest>,
 ) -> Result<BTreeSet<Digest>, Failure> {
