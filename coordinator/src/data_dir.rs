@@ -65,6 +65,10 @@ impl DataDir {
         self.root.join("checkpoints")
     }
 
+    pub(crate) fn artifacts(&self) -> PathBuf {
+        self.root.join("artifacts.redb")
+    }
+
     pub(crate) fn blobs(&self) -> PathBuf {
         self.root.join("blobs")
     }

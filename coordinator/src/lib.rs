@@ -4,6 +4,7 @@
 mod api;
 mod clock;
 mod data_dir;
+mod database;
 mod files;
 mod hashed;
 mod ledger;

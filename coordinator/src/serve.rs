@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::api::{Context, Identity, routes};
 use crate::data_dir::{DataDir, DataDirError, sync_dir};
-use crate::files::Blobs;
+use crate::files::{Blobs, Catalogue, Files, sweep};
 use crate::ledger::{Ledger, LedgerError};
 use crate::owner::{Outlets, OwnerThread, StartError};
 use crate::store::{Store, collect};
@@ -41,6 +41,10 @@ pub enum ServeError {
     DataDir(String),
     #[error("{0}")]
     Ledger(String),
+    #[error(
+        "the ledger {path} is missing or empty, but {found} was stored under one; restore the ledger from a backup, or start an empty cluster with another --data-dir"
+    )]
+    LedgerGone { path: PathBuf, found: PathBuf },
     #[error("{what} {path} cannot be used: {source}")]
     File { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("the server failed: {0}")]
@@ -137,25 +141,38 @@ fn start(options: &ServeOptions, data_dir: &DataDir, stopping: Shutdown) -> Resu
     let checkpoints = data_dir.checkpoints();
     let store = Store::open(&checkpoints, &shards)
         .map_err(|source| file_error("checkpoint store", &checkpoints, source))?;
-    let blobs = Blobs::open(&data_dir.blobs(), &options.blobs)
-        .map_err(|source| file_error("blob store", &data_dir.blobs(), source))?;
+    let files = open_files(options, data_dir, &jobs)?;
     let (telemetry, telemetry_thread) =
         Telemetry::start(&data_dir.telemetry(), options.retention.clone(), &jobs)
             .map_err(|source| file_error("telemetry", &data_dir.telemetry(), source))?;
 
     let (owner, owner_thread) = prepared.start()?;
-    tokio::spawn(collect(store.clone(), telemetry.clone(), owner.clone(), garbage));
-    let context = Context { owner, outlets, history, store, blobs, telemetry, shutdown: stopping, identity };
+    tokio::spawn(collect(store.clone(), telemetry.clone(), files.clone(), owner.clone(), garbage));
+    tokio::spawn(sweep(files.clone(), owner.clone(), stopping.clone()));
+    let context = Context { owner, outlets, history, store, files, telemetry, shutdown: stopping, identity };
     Ok(Parts { context, owner: owner_thread, telemetry: telemetry_thread })
 }
 
-/// Without its ledger a data directory names no checkpoint, and the sweep would delete them all.
+fn open_files(
+    options: &ServeOptions,
+    data_dir: &DataDir,
+    jobs: &BTreeSet<JobId>,
+) -> Result<Files, ServeError> {
+    let blobs = Blobs::open(&data_dir.blobs(), &options.blobs)
+        .map_err(|source| file_error("blob store", &data_dir.blobs(), source))?;
+    let catalogue = Catalogue::open(&data_dir.artifacts())?;
+    catalogue.retain(|job| JobId::new(job).is_ok_and(|job| jobs.contains(&job)))?;
+    Ok(Files::new(blobs, catalogue))
+}
+
+/// Without its ledger a data directory names no checkpoint, blob or artifact, and the sweeps would
+/// delete them all.
 fn refuse_leftovers(data_dir: &DataDir) -> Result<(), ServeError> {
     for dir in [data_dir.checkpoints(), data_dir.telemetry(), data_dir.blobs()] {
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         let of_job = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| JobId::new(name).is_ok());
         if let Some(entry) = entries.flatten().find(|entry| of_job(&entry.file_name())) {
-            return Err(LedgerError::Gone { path: data_dir.ledger(), found: entry.path() }.into());
+            return Err(ServeError::LedgerGone { path: data_dir.ledger(), found: entry.path() });
         }
     }
     Ok(())
@@ -168,7 +185,6 @@ fn identity(core: &Core, options: &ServeOptions, root: &Path) -> Identity {
         epoch: state.epoch,
         lease: options.lease,
         data_dir: root.display().to_string(),
-        stall: options.blobs.stall,
     }
 }
 

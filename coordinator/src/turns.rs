@@ -17,13 +17,11 @@ pub(crate) struct Turns(Arc<Semaphore>);
 /// A place for one transfer, until it is dropped.
 pub(crate) struct Turn(#[expect(dead_code, reason = "it gives the place back")] OwnedSemaphorePermit);
 
-impl Default for Turns {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(TRANSFERS)))
-    }
-}
-
 impl Turns {
+    pub(crate) fn new(at_a_time: usize) -> Self {
+        Self(Arc::new(Semaphore::new(at_a_time)))
+    }
+
     /// A place; `None` if there was none in time.
     pub(crate) async fn take(&self) -> Option<Turn> {
         let taken = tokio::time::timeout(PATIENCE, self.0.clone().acquire_owned()).await.ok()?;

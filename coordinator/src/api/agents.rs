@@ -11,7 +11,7 @@ use super::{Context, control, push, refuse, transfer, unique_id, upload};
 
 impl Context {
     /// The node whose session the caller holds, by its metadata.
-    fn caller(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
+    pub(super) fn caller(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
         let text = |key| metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let (node, instance) = (text("convoke-node"), text("convoke-instance"));
         match (NodeId::new(node), AgentInstance::new(instance)) {

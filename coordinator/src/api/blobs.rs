@@ -38,7 +38,7 @@ pub(super) async fn find_missing(
     context: &Context,
     request: v1::FindMissingBlobsRequest,
 ) -> Result<v1::FindMissingBlobsResponse, Status> {
-    let (blobs, digests) = (context.blobs.clone(), digests(&request.sha256)?);
+    let (blobs, digests) = (context.files.blobs.clone(), digests(&request.sha256)?);
     let missing = blocking(move || blobs.missing(&digests)).await?;
     let sha256 = missing.into_iter().map(|digest| digest.0.to_vec().into()).collect();
     Ok(v1::FindMissingBlobsResponse { sha256 })
@@ -55,9 +55,9 @@ pub(super) async fn upload(
     context: &Context,
     mut requests: tonic::Streaming<v1::BlobPart>,
 ) -> Result<v1::UploadBlobsResponse, Status> {
-    let _turn = context.blobs.turn().await?;
+    let _turn = context.files.blobs.turn().await?;
     let (steps, received) = mpsc::channel(WAITING);
-    let blobs = context.blobs.clone();
+    let blobs = context.files.blobs.clone();
     let storing = tokio::spawn(blocking(move || store(&blobs, received)));
     let failed = loop {
         let step = match next(context, &mut requests).await {
@@ -83,7 +83,7 @@ async fn next(
     context: &Context,
     requests: &mut tonic::Streaming<v1::BlobPart>,
 ) -> Result<Option<Part>, Status> {
-    let message = timeout(context.identity.stall, requests.message()).await;
+    let message = timeout(context.files.blobs.stall(), requests.message()).await;
     let Some(message) = message.map_err(|_| refuse::stalled("the upload"))?? else { return Ok(None) };
     match message.part {
         Some(WirePart::Header(header)) => Ok(Some(Part::Header(digest(&header.sha256)?, header.size))),
@@ -111,8 +111,8 @@ pub(super) async fn fetch(
     request: v1::FetchBlobsRequest,
 ) -> Result<Response<Streaming<v1::BlobPart>>, Status> {
     let digests = digests(&request.sha256)?;
-    let turn = context.blobs.turn().await?;
-    let blobs = context.blobs.clone();
+    let turn = context.files.blobs.turn().await?;
+    let blobs = context.files.blobs.clone();
     let mut reader = blocking(move || BlobReader::new(&blobs, digests)).await?;
     Ok(stream(context, |outgoing| async move {
         let _turn = turn;

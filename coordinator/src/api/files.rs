@@ -1,11 +1,13 @@
 //! `FileService`.
 
+use convoke_model::{JobSpec, TreeRef};
 use convoke_proto::v1;
 use convoke_proto::v1::file_service_server::FileService;
+use tokio::sync::OwnedRwLockReadGuard;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::outgoing::Streaming;
-use super::{Context, blobs};
+use super::{Context, artifacts, blobs, blocking};
 
 #[async_trait]
 impl FileService for Context {
@@ -35,15 +37,37 @@ impl FileService for Context {
 
     async fn stream_artifacts(
         &self,
-        _: Request<v1::StreamArtifactsRequest>,
+        request: Request<v1::StreamArtifactsRequest>,
     ) -> Result<Response<Self::StreamArtifactsStream>, Status> {
-        Err(Status::unimplemented("artifacts"))
+        let request = request.into_inner();
+        let job = self.owner.find_job(&request.job).await?;
+        Ok(artifacts::follow(self, job, request.after_sequence, request.follow))
     }
 
     async fn report_artifacts(
         &self,
-        _: Request<v1::ReportArtifactsRequest>,
+        request: Request<v1::ReportArtifactsRequest>,
     ) -> Result<Response<v1::ReportArtifactsResponse>, Status> {
-        Err(Status::unimplemented("artifacts"))
+        let node = self.caller(request.metadata())?;
+        artifacts::report(self, node, request.into_inner()).await.map(Response::new)
+    }
+}
+
+impl Context {
+    /// Checks that everything is here that the job's replicas would be laid out from, and keeps it so
+    /// until the returned hold is dropped.
+    pub(super) async fn hold_content(
+        &self,
+        spec: &JobSpec,
+    ) -> Result<Option<OwnedRwLockReadGuard<()>>, Status> {
+        let trees: Vec<TreeRef> = spec.trees().cloned().collect();
+        if trees.is_empty() {
+            return Ok(None);
+        }
+        let _turn = self.files.check_turn().await?;
+        let hold = self.files.referring.clone().read_owned().await;
+        let blobs = self.files.blobs.clone();
+        blocking(move || trees.iter().try_for_each(|tree| blobs.check_tree(tree))).await?;
+        Ok(Some(hold))
     }
 }

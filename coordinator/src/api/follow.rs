@@ -2,24 +2,19 @@
 //! its last line is sent.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use convoke_model::{JobId, TaskPhase};
 use convoke_proto::v1;
-use tokio::time::Instant;
 use tonic::{Response, Status};
 
 use super::outgoing::{Outgoing, Streaming, stream};
+use super::patience::{Ahead, Patience};
 use super::select::{Selection, Start};
 use super::{Context, refuse};
 use crate::telemetry::{Entry, Feed, Metric, Record, SeriesReader, Shared, StreamId, StreamKind};
 
 /// Bytes read, and sent, at a time.
 const CHUNK: u64 = 256 << 10;
-
-/// How long after a job's end its last lines are waited for, counted from the last that came: an
-/// agent that is connected delivers within this, one that is lost never does.
-const LAST_LINES: Duration = Duration::from_secs(5);
 
 pub(super) fn logs(
     context: &Context,
@@ -59,15 +54,6 @@ struct Follower {
     kinds: &'static [StreamKind],
 }
 
-/// What is still to come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ahead {
-    Everything,
-    /// The job has ended, but not all of its streams have.
-    LastLines,
-    Nothing,
-}
-
 impl Follower {
     async fn run<I: 'static, T>(
         self,
@@ -78,7 +64,7 @@ impl Follower {
         let (start, mut reader) = self.begin(convert).await?;
         let mut lines = self.shared.changes();
         let mut job = self.context.outlets.jobs.watch(&self.job);
-        let mut patience = None;
+        let mut patience = Patience::default();
         loop {
             lines.mark_unchanged();
             job.mark_unchanged();
@@ -99,17 +85,8 @@ impl Follower {
                     outgoing.send(wrap(items)).await?;
                 }
             }
-            if ahead == Ahead::Nothing {
+            if !patience.wait(ahead, progress, &mut lines, &mut job).await {
                 return Ok(());
-            }
-            if ahead == Ahead::Everything || progress {
-                patience = None;
-            }
-            let until = *patience.get_or_insert_with(|| Instant::now() + LAST_LINES);
-            tokio::select! {
-                _ = lines.changed() => {}
-                _ = job.changed() => {}
-                () = tokio::time::sleep_until(until), if ahead == Ahead::LastLines => return Ok(()),
             }
         }
     }
@@ -143,7 +120,7 @@ impl Follower {
         let mut started = tasks.filter(|task| task.phase != TaskPhase::Waiting).map(|task| task.rank.0);
         let generation = job.generation.0;
         let ended = started.all(|rank| self.kinds.iter().all(|kind| self.has_ended(generation, rank, *kind)));
-        Ok(if ended { Ahead::Nothing } else { Ahead::LastLines })
+        Ok(if ended { Ahead::Nothing } else { Ahead::LastItems })
     }
 
     fn has_ended(&self, generation: u64, rank: u32, kind: StreamKind) -> bool {

@@ -37,10 +37,12 @@ impl Context {
         // Twelve random digits: collisions are unheard of, and the core would refuse one.
         let id = uuid::Uuid::new_v4().simple().to_string();
         let id = JobId::new(&id[..12]).expect("hexadecimal digits");
+        let spec = spec(request.spec)?;
+        let _content = self.hold_content(&spec).await?;
         let event = Event::Submit {
             id: id.clone(),
             key,
-            spec: Box::new(spec(request.spec)?),
+            spec: Box::new(spec),
             replace: request.replace,
             wait_for_nodes: request.wait_for_nodes,
         };

@@ -2,6 +2,7 @@
 //! converts the answer; it knows no rules. Statuses are made in [`refuse`] and nowhere else.
 
 mod agents;
+mod artifacts;
 mod blobs;
 mod checkpoints;
 mod cluster;
@@ -12,6 +13,7 @@ mod files;
 mod follow;
 mod jobs;
 mod outgoing;
+mod patience;
 mod push;
 mod refuse;
 mod select;
@@ -32,7 +34,7 @@ use convoke_transport::{MAX_MESSAGE_BYTES, Shutdown};
 use tonic::Status;
 use tonic::service::Routes;
 
-use crate::files::Blobs;
+use crate::files::Files;
 use crate::ledger::History;
 use crate::owner::{Outlets, Owner};
 use crate::store::Store;
@@ -45,7 +47,7 @@ pub(crate) struct Context {
     pub(crate) outlets: Outlets,
     pub(crate) history: History,
     pub(crate) store: Store,
-    pub(crate) blobs: Blobs,
+    pub(crate) files: Files,
     pub(crate) telemetry: Telemetry,
     pub(crate) shutdown: Shutdown,
     pub(crate) identity: Identity,
@@ -58,8 +60,6 @@ pub(crate) struct Identity {
     pub(crate) epoch: Epoch,
     pub(crate) lease: Duration,
     pub(crate) data_dir: String,
-    /// How long a sender of blobs may send nothing.
-    pub(crate) stall: Duration,
 }
 
 impl Identity {

@@ -1,10 +1,12 @@
 //! Every status that Convoke makes: the code is chosen here, the reason is stable.
 
 use convoke_core::Denied;
+use convoke_model::Digest;
 use convoke_proto::{InvalidMessage, PROTOCOL_VERSION, refusal};
 use tonic::{Code, Status};
 
-use crate::files::BlobError;
+use crate::database::DatabaseError;
+use crate::files::{BlobError, CatalogueError, TreeError};
 use crate::ledger::LedgerError;
 use crate::owner::Refused;
 use crate::store::StoreError;
@@ -52,7 +54,6 @@ impl From<LedgerError> for Status {
             LedgerError::DiskFull { .. } => refusal(Code::ResourceExhausted, "DISK_FULL", error.to_string()),
             LedgerError::Damaged { .. }
             | LedgerError::Newer { .. }
-            | LedgerError::Gone { .. }
             | LedgerError::InUse { .. }
             | LedgerError::Io { .. } => refusal(Code::Unavailable, "LEDGER_FAILED", error.to_string()),
         }
@@ -96,6 +97,43 @@ impl From<BlobError> for Status {
             tracing::error!("{error}");
         }
         refusal(code, reason, error.to_string())
+    }
+}
+
+impl From<TreeError> for Status {
+    fn from(error: TreeError) -> Self {
+        match error {
+            TreeError::Store(error) => error.into(),
+            TreeError::NoManifest(_)
+            | TreeError::TooLarge(..)
+            | TreeError::NotAManifest(..)
+            | TreeError::WrongTotals { .. }
+            | TreeError::Missing { .. }
+            | TreeError::WrongSize { .. } => {
+                let message = format!(
+                    "the job's files are not complete: {error}; send what FindMissingBlobs says is missing, then submit again"
+                );
+                refusal(Code::FailedPrecondition, "MISSING_CONTENT", message)
+            }
+        }
+    }
+}
+
+impl From<CatalogueError> for Status {
+    fn from(error: CatalogueError) -> Self {
+        match &error {
+            CatalogueError::TooMany(_) => {
+                refusal(Code::ResourceExhausted, "TOO_MANY_ARTIFACTS", error.to_string())
+            }
+            CatalogueError::Database(DatabaseError::DiskFull { .. }) => {
+                tracing::error!("{error}");
+                refusal(Code::ResourceExhausted, "DISK_FULL", error.to_string())
+            }
+            CatalogueError::Database(_) => {
+                tracing::error!("{error}");
+                refusal(Code::Unavailable, "STORE_FAILED", error.to_string())
+            }
+        }
     }
 }
 
@@ -166,6 +204,16 @@ pub(super) fn unknown_job(job: &str) -> Status {
 
 pub(super) fn no_checkpoint(message: impl Into<String>) -> Status {
     refusal(Code::NotFound, "UNKNOWN_CHECKPOINT", message)
+}
+
+/// An artifact whose bytes the agent has not sent, or not all of them.
+pub(super) fn unstored_artifact(path: &str, digest: Digest) -> Status {
+    let message = format!("the content of {path:?}, blob {digest}, is not stored here; send it first");
+    refusal(Code::FailedPrecondition, "UNKNOWN_BLOB", message)
+}
+
+pub(super) fn wrong_size(path: &str, listed: u64, found: u64) -> Status {
+    bad_request(format!("{path:?} is reported with {listed} bytes, but its content has {found}"))
 }
 
 pub(super) fn no_unique_id_yet() -> Status {

@@ -51,7 +51,11 @@ impl<S: Source> Follow<S> {
                 Ok(Step::Over) => return Ok(None),
                 Err(status) => {
                     self.stream = None;
-                    self.link.failed(status, &mut self.backoff).await?;
+                    match convoke_proto::reason(&status).as_deref() {
+                        // What came before kept its reader busy for longer than the coordinator waits.
+                        Some("STALLED") => self.backoff.pause().await,
+                        _ => self.link.failed(status, &mut self.backoff).await?,
+                    }
                 }
             }
         }

@@ -98,8 +98,7 @@ impl Up {
             if jobs.iter().any(ship::travels) {
                 self.check_first(&link, &jobs).await?;
             }
-            let sent = Box::pin(shipping.ship(&mut jobs)).await?;
-            Box::pin(self.submit(&link, jobs)).await.map(|jobs| Some((jobs, sent)))
+            Box::pin(self.ship_and_submit(&shipping, &mut jobs)).await.map(Some)
         };
         let submitted = tokio::select! {
             submitted = submitted => submitted?,
@@ -151,25 +150,47 @@ impl Up {
         Ok(())
     }
 
+    /// Takes along what the jobs need, and submits them.
+    async fn ship_and_submit(
+        &self,
+        shipping: &Shipping<'_>,
+        jobs: &mut [JobSpec],
+    ) -> Result<(Vec<v1::Job>, Vec<Sent>), Failure> {
+        let mut again = true;
+        let mut accepted = Vec::new();
+        loop {
+            let sent = shipping.ship(jobs).await?;
+            match self.submit(shipping.link, jobs, &mut accepted).await {
+                Ok(()) => return Ok((accepted, sent)),
+                // The coordinator lost some of it since it was asked: its disk was damaged, say.
+                Err(failure) if failure.reason == "MISSING_CONTENT" && again => again = false,
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
     /// Submits all; when one is refused, says which had been accepted before.
-    async fn submit(&self, link: &Link, specs: Vec<JobSpec>) -> Result<Vec<v1::Job>, Failure> {
-        let mut jobs: Vec<v1::Job> = Vec::new();
-        for spec in specs {
-            let name = spec.name.to_string();
+    async fn submit(
+        &self,
+        link: &Link,
+        specs: &[JobSpec],
+        accepted: &mut Vec<v1::Job>,
+    ) -> Result<(), Failure> {
+        for spec in &specs[accepted.len()..] {
             let request = v1::SubmitJobRequest {
                 idempotency_key: Uuid::new_v4().to_string(),
-                spec: Some(spec.into()),
+                spec: Some(spec.clone().into()),
                 replace: self.replace,
                 wait_for_nodes: self.wait_for_nodes,
             };
             let answer = link.call(request, |mut c, r| async move { c.jobs.submit_job(r).await }).await;
             match answer.map(|response| response.job) {
-                Ok(Some(job)) => jobs.push(job),
+                Ok(Some(job)) => accepted.push(job),
                 Ok(None) => return Err(Failure::new(exit::FAILED, "COORDINATOR", "the answer names no job")),
-                Err(failure) => return Err(refused(failure, &name, &jobs)),
+                Err(failure) => return Err(refused(failure, spec.name.as_str(), accepted)),
             }
         }
-        Ok(jobs)
+        Ok(())
     }
 }
 

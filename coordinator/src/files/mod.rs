@@ -5,26 +5,40 @@
 //! the jobs that refer to them; a blob that nobody refers to and nobody asked for within a day goes.
 //! A blob whose bytes changed on the disk is moved to `.damaged/`, so that it can be stored again.
 
+mod catalogue;
 mod durable;
 mod receive;
 mod send;
 mod space;
+mod sweep;
+mod trees;
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use convoke_model::Digest;
+use convoke_model::{Digest, JobId};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
+pub(crate) use catalogue::{Catalogue, CatalogueError};
 pub(crate) use receive::BlobWriter;
 pub(crate) use send::{BlobReader, Part};
+pub(crate) use sweep::sweep;
+pub(crate) use trees::TreeError;
+
+use tokio::sync::Notify;
 
 use crate::BlobOptions;
 use crate::data_dir::{is_disk_full, sync_dir};
+use crate::database::DatabaseError;
 use crate::turns::{TRANSFERS, Turn, Turns};
 use space::Space;
+
+/// Submits whose trees are checked at a time: the largest manifest takes half a gigabyte while it is
+/// read.
+const CHECKS: usize = 4;
 
 /// Above any file that training writes: a larger size is a mistake.
 const MAX_BLOB: u64 = 1 << 40;
@@ -65,12 +79,47 @@ impl From<io::Error> for BlobError {
     }
 }
 
+/// Blobs, and who refers to them; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Files {
+    pub(crate) blobs: Blobs,
+    pub(crate) catalogue: Catalogue,
+    /// Read from looking whether blobs are there until what refers to them is durable, or given up;
+    /// written to look at all that is referred to, and to drop the artifacts of a job.
+    pub(crate) referring: Arc<tokio::sync::RwLock<()>>,
+    checks: Turns,
+    /// A job was forgotten: its blobs may not be needed any more.
+    forgotten: Arc<Notify>,
+}
+
+impl Files {
+    pub(crate) fn new(blobs: Blobs, catalogue: Catalogue) -> Self {
+        let checks = Turns::new(CHECKS);
+        Self { blobs, catalogue, referring: Arc::default(), checks, forgotten: Arc::default() }
+    }
+
+    /// A place for one check of a job's trees.
+    pub(crate) async fn check_turn(&self) -> Result<Turn, BlobError> {
+        self.checks.take().await.ok_or(BlobError::Busy)
+    }
+
+    /// Drops what is kept of a job that the core has forgotten.
+    pub(crate) async fn forget(&self, job: JobId) -> Result<(), DatabaseError> {
+        let _nothing_refers = self.referring.write().await;
+        let catalogue = self.catalogue.clone();
+        let dropped = tokio::task::spawn_blocking(move || catalogue.forget(&job)).await;
+        self.forgotten.notify_one();
+        dropped.unwrap_or(Ok(()))
+    }
+}
+
 /// The blob store; cheap to clone. Everything but [`Blobs::turn`] blocks on the disk.
 #[derive(Clone)]
 pub(crate) struct Blobs {
     root: Arc<Path>,
     turns: Turns,
     space: Arc<Space>,
+    options: Arc<BlobOptions>,
     /// Read to touch blobs or to put them in place, written to remove some: between a look at a blob's
     /// age and its removal nobody can have been told that it is there.
     places: Arc<RwLock<()>>,
@@ -89,8 +138,9 @@ impl Blobs {
         sync_dir(root)?;
         Ok(Self {
             root: root.into(),
-            turns: Turns::default(),
+            turns: Turns::new(TRANSFERS),
             space: Arc::new(Space::new(root, options)),
+            options: Arc::new(options.clone()),
             places: Arc::default(),
         })
     }
@@ -98,6 +148,11 @@ impl Blobs {
     /// A place for one transfer.
     pub(crate) async fn turn(&self) -> Result<Turn, BlobError> {
         self.turns.take().await.ok_or(BlobError::Busy)
+    }
+
+    /// How long a sender may send nothing.
+    pub(crate) fn stall(&self) -> Duration {
+        self.options.stall
     }
 
     /// Which of these are not here. Those that are count as asked for now.
@@ -115,6 +170,18 @@ impl Blobs {
     fn touch(&self, digest: &Digest) -> io::Result<bool> {
         let _there = self.places.read().unwrap_or_else(PoisonError::into_inner);
         touch_file(&self.path(digest))
+    }
+
+    /// The size of a blob, which counts as asked for now; `None` if it is not here.
+    pub(crate) fn size(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        if !self.touch(digest)? {
+            return Ok(None);
+        }
+        match self.path(digest).metadata() {
+            Ok(found) => Ok(Some(found.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {

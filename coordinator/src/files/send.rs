@@ -35,7 +35,12 @@ impl BlobReader {
         if let Some(missing) = store.missing(&digests)?.first() {
             return Err(BlobError::Unknown(*missing));
         }
-        Ok(Self { store: store.clone(), waiting: digests.into(), current: None })
+        Ok(Self::over(store, digests))
+    }
+
+    /// The same without looking first, nor asking for them.
+    pub(super) fn over(store: &Blobs, digests: Vec<Digest>) -> Self {
+        Self { store: store.clone(), waiting: digests.into(), current: None }
     }
 
     /// The next part; `None` after the last. A blob's hash is checked at its end, so bytes count only

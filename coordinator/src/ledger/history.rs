@@ -6,16 +6,17 @@ use convoke_model::EventRecord;
 use redb::ReadableDatabase as _;
 
 use super::LedgerError;
-use super::file::{EVENTS, LedgerFile};
+use super::tables::EVENTS;
+use crate::database::DatabaseFile;
 
 /// Reads events; cheap to clone. Blocks on the disk: call it from a blocking thread.
 #[derive(Clone)]
 pub(crate) struct History {
-    file: Arc<LedgerFile>,
+    file: Arc<DatabaseFile>,
 }
 
 impl History {
-    pub(super) fn new(file: Arc<LedgerFile>) -> Self {
+    pub(super) fn new(file: Arc<DatabaseFile>) -> Self {
         Self { file }
     }
 
@@ -30,14 +31,11 @@ impl History {
             }
             Ok(rows)
         })?;
-        let damaged = |sequence: u64, error: serde_json::Error| LedgerError::Damaged {
-            path: self.file.path().to_owned(),
-            problem: format!("event {sequence}: {error}"),
-        };
+        let damaged = |sequence, error| self.file.damaged(format!("event {sequence}: {error}"));
         rows.into_iter()
             .map(|(sequence, event)| match event {
                 Ok(event) => Ok((sequence, event)),
-                Err(error) => Err(damaged(sequence, error)),
+                Err::<_, serde_json::Error>(error) => Err(damaged(sequence, error)),
             })
             .collect()
     }

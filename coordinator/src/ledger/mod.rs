@@ -5,11 +5,10 @@
 //! A commit is one transaction with one fsync. After a failed write redb must be opened again:
 //! [`Ledger::reopen`] does that, and tells whether the failed commit had reached the disk after all.
 
-mod error;
-mod file;
 mod history;
+mod tables;
 
-pub(crate) use error::LedgerError;
+pub(crate) use crate::database::DatabaseError as LedgerError;
 pub(crate) use history::History;
 
 use std::path::Path;
@@ -17,7 +16,8 @@ use std::sync::Arc;
 
 use convoke_model::EventRecord;
 
-use file::{CHANGES, EVENTS, LedgerFile, SNAPSHOT};
+use crate::database::DatabaseFile;
+use tables::{CHANGES, EVENTS, LEDGER, SNAPSHOT, changes_after, newest_snapshot, next_event};
 
 /// What a start replays: the state after the newest snapshot, then the changes since.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ impl Replay {
 
 /// The one writer of the ledger.
 pub(crate) struct Ledger {
-    file: Arc<LedgerFile>,
+    file: Arc<DatabaseFile>,
     /// Position of the next change; the first is 1.
     next_change: u64,
     next_event: u64,
@@ -47,18 +47,18 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Opens or makes the ledger, and reads what is to be replayed.
     pub(crate) fn open(path: &Path, keep_events: u64) -> Result<(Self, Replay), LedgerError> {
-        Self::open_file(LedgerFile::at(path)?, keep_events)
+        Self::open_file(DatabaseFile::at(path, &LEDGER)?, keep_events)
     }
 
-    fn open_file(file: LedgerFile, keep_events: u64) -> Result<(Self, Replay), LedgerError> {
-        let (position, snapshot) = match file.newest_snapshot()? {
+    fn open_file(file: DatabaseFile, keep_events: u64) -> Result<(Self, Replay), LedgerError> {
+        let (position, snapshot) = match newest_snapshot(&file)? {
             Some((position, bytes)) => (position, Some(bytes)),
             None => (0, None),
         };
-        let changes = file.changes_after(position)?;
+        let changes = changes_after(&file, position)?;
         let ledger = Self {
             next_change: position + changes.len() as u64 + 1,
-            next_event: file.next_event()?,
+            next_event: next_event(&file)?,
             since_snapshot: changes.len() as u64,
             keep_events: keep_events.max(1),
             failed: false,
@@ -120,10 +120,10 @@ impl Ledger {
     /// their commit reported an error; they must be applied before anything is decided.
     pub(crate) fn reopen(&mut self) -> Result<Vec<Vec<u8>>, LedgerError> {
         self.file.reopen()?;
-        let landed = self.file.changes_after(self.next_change - 1)?;
+        let landed = changes_after(&self.file, self.next_change - 1)?;
         self.next_change += landed.len() as u64;
         self.since_snapshot += landed.len() as u64;
-        self.next_event = self.file.next_event()?;
+        self.next_event = next_event(&self.file)?;
         self.failed = false;
         Ok(landed)
     }
@@ -145,7 +145,12 @@ impl Ledger {
     }
 }
 
+/// Opens a ledger on a disk that is full while `full` says so.
 #[cfg(test)]
-pub(crate) mod full_disk;
+pub(crate) fn open_on(path: &Path, full: Arc<std::sync::atomic::AtomicBool>) -> (Ledger, Replay) {
+    let file = crate::database::full_disk::open_on(path, &LEDGER, full);
+    Ledger::open_file(file, 10).unwrap()
+}
+
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use convoke_model::{EventLevel, Timestamp};
 use redb::Database;
 
-use super::full_disk::open_on;
 use super::*;
 
 fn event(message: &str) -> EventRecord {

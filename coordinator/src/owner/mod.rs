@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::ledger::LedgerError;
 use crate::sessions::Session;
 
-pub(crate) use outlets::{Garbage, Outlets};
+pub(crate) use outlets::{Garbage, Outlets, Watchers};
 pub(crate) use run::{OwnerThread, StartError};
 
 /// Requests that may wait. At a millisecond each, the last of a full queue waits a second, which is

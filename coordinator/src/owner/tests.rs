@@ -8,7 +8,7 @@ use convoke_core::Config;
 use convoke_model::{ClusterId, NodeInfo};
 
 use super::*;
-use crate::ledger::full_disk::open_on;
+use crate::ledger::open_on;
 
 fn start(dir: &Path, full: &Arc<AtomicBool>) -> (Owner, JoinHandle<()>) {
     let (ledger, replay) = open_on(&dir.join("ledger.redb"), full.clone());

@@ -4,6 +4,8 @@
 use tokio::sync::mpsc;
 
 use super::Store;
+use crate::database::DatabaseError;
+use crate::files::Files;
 use crate::owner::{Garbage, Owner, Refused};
 use crate::telemetry::Telemetry;
 
@@ -11,11 +13,12 @@ use crate::telemetry::Telemetry;
 pub(crate) async fn collect(
     store: Store,
     telemetry: Telemetry,
+    files: Files,
     owner: Owner,
     mut garbage: mpsc::Receiver<Garbage>,
 ) {
     while let Some(item) = garbage.recv().await {
-        match remove(&store, &telemetry, &owner, item.clone()).await {
+        match remove(&store, &telemetry, &files, &owner, item.clone()).await {
             Ok(()) => {}
             Err(Failed::Refused(Refused::Closed)) => return,
             Err(error) => tracing::warn!("{item:?} cannot be deleted ({error}): left for the next start"),
@@ -30,10 +33,18 @@ enum Failed {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(transparent)]
+    Catalogue(#[from] DatabaseError),
+    #[error(transparent)]
     Cancelled(#[from] tokio::task::JoinError),
 }
 
-async fn remove(store: &Store, telemetry: &Telemetry, owner: &Owner, item: Garbage) -> Result<(), Failed> {
+async fn remove(
+    store: &Store,
+    telemetry: &Telemetry,
+    files: &Files,
+    owner: &Owner,
+    item: Garbage,
+) -> Result<(), Failed> {
     let _changing = store.changing().await;
     let asked = item.clone();
     let wanted = owner.read(move |core, _| match &asked {
@@ -45,6 +56,7 @@ async fn remove(store: &Store, telemetry: &Telemetry, owner: &Owner, item: Garba
     }
     if let Garbage::Job(job) = &item {
         telemetry.forget(job);
+        files.forget(job.clone()).await?;
     }
     let store = store.clone();
     let removed = tokio::task::spawn_blocking(move || match item {

@@ -71,7 +71,7 @@ impl Store {
         sweep::sweep(root, known)?;
         std::fs::create_dir_all(root.join(TEMPORARY))?;
         sync_dir(root)?;
-        Ok(Self { root: root.into(), turns: Turns::default(), changing: Arc::default() })
+        Ok(Self { root: root.into(), turns: Turns::new(TRANSFERS), changing: Arc::default() })
     }
 
     /// A place for one transfer.

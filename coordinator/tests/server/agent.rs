@@ -7,6 +7,7 @@ use convoke_proto::v1::agent_service_client::AgentServiceClient;
 use convoke_proto::v1::control_request::Message as FromAgent;
 use convoke_proto::v1::control_response::Message as ToAgent;
 use convoke_proto::v1::desired_replica::Goal;
+use convoke_proto::v1::file_service_client::FileServiceClient;
 use convoke_proto::v1::observed_replica::Phase;
 use convoke_proto::v1::observed_task::Phase as TaskPhase;
 use sha2::{Digest as _, Sha256};
@@ -21,6 +22,7 @@ pub(crate) struct Agent {
     pub(crate) welcome: v1::Welcome,
     pub(crate) desired: v1::DesiredState,
     pub(crate) calls: AgentServiceClient<Channel>,
+    channel: Channel,
     requests: mpsc::Sender<v1::ControlRequest>,
     answers: Streaming<v1::ControlResponse>,
     node: String,
@@ -76,8 +78,8 @@ impl Agent {
         let (requests, mut answers) = greet(channel.clone(), FromAgent::Hello(hello)).await?;
         let ToAgent::Welcome(welcome) = next(&mut answers).await? else { panic!("no welcome first") };
         let ToAgent::Desired(desired) = next(&mut answers).await? else { panic!("no desired state second") };
-        let calls = AgentServiceClient::new(channel);
-        Ok(Self { welcome, desired, calls, requests, answers, node, instance })
+        let calls = AgentServiceClient::new(channel.clone());
+        Ok(Self { welcome, desired, calls, channel, requests, answers, node, instance })
     }
 
     /// Adds who calls.
@@ -184,6 +186,19 @@ impl Agent {
         let mut answers = self.calls.clone().push_telemetry(request).await?.into_inner();
         let answer = soon("an acknowledgement", answers.message()).await?;
         Ok(answer.expect("an answer before the end"))
+    }
+
+    /// Reports files of the replica with node rank 0.
+    pub(crate) async fn report_artifacts(
+        &self,
+        job: &str,
+        generation: u64,
+        artifacts: Vec<v1::Artifact>,
+    ) -> Result<(), Status> {
+        let job_id = job.to_owned();
+        let request = v1::ReportArtifactsRequest { job_id, generation, node_rank: 0, artifacts };
+        let mut files = FileServiceClient::new(self.channel.clone());
+        soon("a report", files.report_artifacts(self.call(request))).await.map(drop)
     }
 
     pub(crate) async fn upload(

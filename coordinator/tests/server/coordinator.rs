@@ -8,6 +8,7 @@ use convoke_model::{JobName, JobSpec};
 use convoke_proto::v1;
 use convoke_proto::v1::checkpoint_service_client::CheckpointServiceClient;
 use convoke_proto::v1::cluster_service_client::ClusterServiceClient;
+use convoke_proto::v1::file_service_client::FileServiceClient;
 use convoke_proto::v1::job_service_client::JobServiceClient;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -95,6 +96,10 @@ impl Coordinator {
 
     pub(crate) fn checkpoints(&self) -> CheckpointServiceClient<Channel> {
         CheckpointServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn files(&self) -> FileServiceClient<Channel> {
+        FileServiceClient::new(self.channel.clone())
     }
 
     pub(crate) fn cluster(&self) -> ClusterServiceClient<Channel> {

@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod agent;
+mod artifacts;
 mod checkpoints;
 mod cluster;
+mod content;
 mod coordinator;
 mod crash;
+mod crash_files;
 mod files;
 mod jobs;
 mod sessions;

@@ -370,6 +370,14 @@ impl JobSpec {
         Ok(())
     }
 
+    /// The content that travels with it: of mounts, secrets, configs and the image.
+    pub fn trees(&self) -> impl Iterator<Item = &TreeRef> {
+        let ContainerOptions { volumes, secrets, configs, image_content, .. } = &self.container;
+        let mounts = volumes.iter().filter_map(|mount| mount.content.as_ref());
+        let grants = secrets.iter().chain(configs).filter_map(|grant| grant.content.as_ref());
+        mounts.chain(grants).chain(image_content)
+    }
+
     /// The whole argument vector: entrypoint, then command.
     pub fn argv(&self) -> Vec<String> {
         self.entrypoint.iter().flatten().chain(&self.command).cloned().collect()

@@ -2,7 +2,7 @@
 
 use convoke_model::{Artifact, Generation, NodeRank, Timestamp};
 
-use super::{InvalidMessage, digest, id, relative_path, required};
+use super::{InvalidMessage, MAX_PATH, digest, id, invalid, relative_path, required};
 use crate::v1;
 
 /// Permission bits, without the file's type.
@@ -30,6 +30,9 @@ impl TryFrom<v1::Artifact> for Artifact {
     type Error = InvalidMessage;
     fn try_from(wire: v1::Artifact) -> Result<Self, InvalidMessage> {
         required((!wire.mount.is_empty()).then_some(()), "artifact.mount")?;
+        if wire.mount.len() > MAX_PATH || wire.mount.contains('\0') {
+            return Err(invalid("artifact.mount", "is not a path"));
+        }
         if !wire.path.is_empty() {
             relative_path(&wire.path, "artifact.path")?;
         }

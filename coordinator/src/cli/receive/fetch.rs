@@ -72,7 +72,7 @@ pub(super) async fn fetch(
                     done.extend(lost(link, &mut waiting).await?);
                     status.message().to_owned()
                 }
-                Some("BUSY") => {
+                Some("BUSY" | "STALLED") => {
                     backoff.pause().await;
                     continue;
                 }

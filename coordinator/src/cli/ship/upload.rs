@@ -129,8 +129,10 @@ async fn send(link: &Link, mut batch: Vec<Blob>, bar: &ProgressBar) -> Result<()
                 let paths = batch.iter().filter_map(|blob| blob.origin.path()).map(Into::into);
                 return Err(UploadError::Changed(paths.collect()));
             }
-            // Others send too: no reason to say that it went away.
-            Some("BUSY") if busy_since.get_or_insert_with(Instant::now).elapsed() < link.patience() => {
+            // Others send too, or this machine slept: no reason to say that it went away.
+            Some("BUSY" | "STALLED")
+                if busy_since.get_or_insert_with(Instant::now).elapsed() < link.patience() =>
+            {
                 backoff.pause().await;
             }
             Some("DISK_FULL") => return Err(disk_full(status).into()),

@@ -8,19 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
-use super::file::LedgerFile;
-use super::{Ledger, Replay};
+use super::{DatabaseFile, Schema};
 
-/// Opens a ledger on a disk that is full while `full` says so.
-pub(crate) fn open_on(path: &Path, full: Arc<AtomicBool>) -> (Ledger, Replay) {
+/// Opens a file on a disk that is full while `full` says so.
+pub(crate) fn open_on(path: &Path, schema: &'static Schema, full: Arc<AtomicBool>) -> DatabaseFile {
     let own = path.to_owned();
     let opener = move || {
         let file = std::fs::File::options().create(true).truncate(false).read(true).write(true).open(&own)?;
         redb::Builder::new()
             .create_with_backend(FullDisk { file: FileBackend::new(file)?, full: full.clone() })
     };
-    let file = LedgerFile::with_opener(path, Box::new(opener)).unwrap();
-    Ledger::open_file(file, 10).unwrap()
+    DatabaseFile::with_opener(path, schema, Box::new(opener)).unwrap()
 }
 
 #[derive(Debug)]
