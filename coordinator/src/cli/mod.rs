@@ -2,6 +2,7 @@
 
 mod args;
 mod attach;
+mod cache;
 mod checkpoint;
 mod completions;
 mod config;
@@ -19,9 +20,12 @@ mod nodes;
 mod output;
 mod project;
 mod ps;
+mod pull;
+mod receive;
 mod restart;
 mod serve;
 mod session;
+mod ship;
 mod signals;
 mod stop;
 mod text;
@@ -83,6 +87,7 @@ enum Command {
     Exec(session::Exec),
     Port(session::Port),
     Cp(session::Copy),
+    Pull(pull::Pull),
     Checkpoint(checkpoint::Checkpoint),
     Config(config::Config),
     Nodes(nodes::Nodes),
@@ -192,6 +197,7 @@ async fn simple(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Exec(args) => args.run(context).await,
         Command::Port(args) => args.run(context).await,
         Command::Cp(args) => args.run(context).await,
+        Command::Pull(args) => args.run(context).await,
         Command::Checkpoint(args) => args.run(context).await,
         Command::Config(args) => args.run(context),
         Command::Nodes(args) => args.run(context).await,
