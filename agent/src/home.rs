@@ -6,6 +6,7 @@
 //! accepted.json                 stamp of the last desired state that was accepted
 //! replicas/<replica>/           record.json, checkpoints/<rank>/, uploaded-<rank>.json
 //! resume/<job>/<gen>-<step>/    checkpoints fetched to start from
+//! images.json                   images that were fetched for jobs
 //! s/<hash>/t.sock               a task's trainer socket, in a directory of its own
 //! ```
 
@@ -77,6 +78,10 @@ impl Home {
 
     pub fn accepted_file(&self) -> PathBuf {
         self.root.join("accepted.json")
+    }
+
+    pub fn images_file(&self) -> PathBuf {
+        self.root.join("images.json")
     }
 
     pub fn replicas_dir(&self) -> PathBuf {

@@ -38,6 +38,7 @@ pub use shipped::{BlobPath, Shipped};
 
 use self::book::Book;
 use super::{Engine, EngineError};
+use crate::options::EngineOptions;
 
 /// An image that the engine has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct Image {
     pub digest: Option<String>,
     /// Bytes on disk, unpacked.
     pub size: u64,
+    /// Where its programs start unless the job says otherwise; empty is `/`.
+    pub working_dir: String,
 }
 
 /// Which image, and where from.
@@ -60,7 +63,7 @@ pub enum Wanted {
     Shipped(Shipped),
 }
 
-/// How images are kept; see [`crate::options::EngineOptions`].
+/// How images are kept.
 #[derive(Debug, Clone)]
 pub struct ImagesConfig {
     /// Where it is written down which images were fetched here.
@@ -69,6 +72,14 @@ pub struct ImagesConfig {
     pub data_root: PathBuf,
     pub policy: Policy,
     pub credentials: Credentials,
+}
+
+impl ImagesConfig {
+    /// As the agent was told, with the credentials of its user. `book` is in its state directory.
+    pub fn new(book: PathBuf, data_root: PathBuf, options: &EngineOptions) -> Self {
+        let policy = Policy { unused_for: options.keep_images, keep_free: options.keep_free.as_u64() };
+        Self { book, data_root, policy, credentials: Credentials::of_user() }
+    }
 }
 
 /// The images of one engine. Cheap to clone.
@@ -198,6 +209,7 @@ fn described(image: &ImageInspect, reference: Option<&Reference>) -> Image {
         id: image.id.clone().unwrap_or_default(),
         digest: digest.map(|(_, digest)| digest.to_owned()),
         size: image.size.and_then(|size| size.try_into().ok()).unwrap_or_default(),
+        working_dir: image.config.as_ref().and_then(|c| c.working_dir.clone()).unwrap_or_default(),
     }
 }
 
