@@ -21,6 +21,9 @@ pub fn missing() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("only root can mount a disk for an engine of its own".to_owned());
     }
+    if let Err(problem) = run(Command::new("dockerd").arg("--version")) {
+        return Some(problem);
+    }
     let probe = tempfile::tempdir().unwrap();
     SmallDisk::mount(probe.path()).err()
 }
