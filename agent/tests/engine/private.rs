@@ -60,6 +60,26 @@ fn run(command: &mut Command) -> Result<(), String> {
 struct Dockerd {
     child: Child,
     socket: PathBuf,
+    _bridge: Bridge,
+}
+
+/// A bridge of its own: a dockerd that is told to have none deletes the default one, which is the node's
+/// engine's.
+struct Bridge(String);
+
+impl Bridge {
+    fn make() -> Result<Self, String> {
+        // An interface's name is at most 15 bytes.
+        let name = format!("cv{}", std::process::id());
+        run(Command::new("ip").args(["link", "add", &name, "type", "bridge"]))?;
+        Ok(Self(name))
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = run(Command::new("ip").args(["link", "delete", &self.0]));
+    }
 }
 
 impl Dockerd {
@@ -69,6 +89,7 @@ impl Dockerd {
         let config = directory.join("daemon.json");
         fs::write(&config, r#"{"insecure-registries": ["127.0.0.0/8"]}"#).unwrap();
         let log = File::create(directory.join("dockerd.log")).unwrap();
+        let bridge = Bridge::make().unwrap();
         let child = Command::new("dockerd")
             .arg("--config-file")
             .arg(config)
@@ -80,13 +101,13 @@ impl Dockerd {
             .arg(directory.join("d.pid"))
             .arg("--host")
             .arg(format!("unix://{}", socket.display()))
-            .args(["--bridge", "none", "--iptables=false", "--ip6tables=false"])
+            .args(["--bridge", &bridge.0, "--iptables=false", "--ip6tables=false", "--ip-forward=false"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
-        let dockerd = Self { child, socket };
+        let dockerd = Self { child, socket, _bridge: bridge };
         let deadline = Instant::now() + Duration::from_secs(60);
         while Engine::connect(&dockerd.socket).await.is_err() {
             let log = || fs::read_to_string(directory.join("dockerd.log")).unwrap_or_default();
