@@ -63,22 +63,20 @@ struct Dockerd {
     _bridge: Bridge,
 }
 
-/// A bridge of its own: a dockerd that is told to have none deletes the default one, which is the node's
-/// engine's.
+/// A bridge of its own: an engine that is told to have none deletes the host's docker0.
 struct Bridge(String);
 
 impl Bridge {
-    fn make() -> Result<Self, String> {
-        // An interface's name is at most 15 bytes.
-        let name = format!("cv{}", std::process::id());
-        run(Command::new("ip").args(["link", "add", &name, "type", "bridge"]))?;
-        Ok(Self(name))
+    fn add() -> Self {
+        let bridge = Self(format!("cvk{}", std::process::id()));
+        run(Command::new("ip").args(["link", "add", &bridge.0, "type", "bridge"])).unwrap();
+        bridge
     }
 }
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        let _ = run(Command::new("ip").args(["link", "delete", &self.0]));
+        let _ = run(Command::new("ip").args(["link", "del", &self.0]));
     }
 }
 
@@ -89,7 +87,7 @@ impl Dockerd {
         let config = directory.join("daemon.json");
         fs::write(&config, r#"{"insecure-registries": ["127.0.0.0/8"]}"#).unwrap();
         let log = File::create(directory.join("dockerd.log")).unwrap();
-        let bridge = Bridge::make().unwrap();
+        let bridge = Bridge::add();
         let child = Command::new("dockerd")
             .arg("--config-file")
             .arg(config)
@@ -101,7 +99,7 @@ impl Dockerd {
             .arg(directory.join("d.pid"))
             .arg("--host")
             .arg(format!("unix://{}", socket.display()))
-            .args(["--bridge", &bridge.0, "--iptables=false", "--ip6tables=false", "--ip-forward=false"])
+            .args(["--bridge", &bridge.0, "--iptables=false", "--ip6tables=false"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
