@@ -4,6 +4,8 @@
 //! lock                          held while an agent runs
 //! agent.json                    instance id, made once; the cluster it belongs to
 //! accepted.json                 stamp of the last desired state that was accepted
+//! docker                        the agent has run containers here
+//! images.json                   which images were fetched for jobs
 //! replicas/<replica>/           record.json, checkpoints/<rank>/, uploaded-<rank>.json; what its
 //!                               mounts show: files.json, mounts/<n>/, grants/<n>, collected.jsonl
 //! cache/                        files that travelled here; see `files::cache`
@@ -79,6 +81,16 @@ impl Home {
 
     pub fn accepted_file(&self) -> PathBuf {
         self.root.join("accepted.json")
+    }
+
+    /// There once an engine was found: from then on one that is away is missed.
+    pub fn docker_file(&self) -> PathBuf {
+        self.root.join("docker")
+    }
+
+    /// Which images were fetched for jobs.
+    pub fn images_file(&self) -> PathBuf {
+        self.root.join("images.json")
     }
 
     pub fn replicas_dir(&self) -> PathBuf {

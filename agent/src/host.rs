@@ -12,7 +12,7 @@ use crate::home::Home;
 use crate::link::Link;
 use crate::ports::Ports;
 use crate::progress::Progresses;
-use crate::runtime::Runtime;
+use crate::runtime::{DockerRuntime, Runtime};
 
 pub struct Host {
     pub node: NodeId,
@@ -23,6 +23,8 @@ pub struct Host {
     /// The devices as they were registered.
     pub inventory: Vec<Device>,
     pub runtime: Arc<dyn Runtime>,
+    /// What runs the containers among them; `None` on a node without an engine.
+    pub docker: Option<DockerRuntime>,
     pub conditions: Conditions,
     /// What a replica's job should know, about [`crate::work::about`] it; placement does not mind.
     pub warnings: Conditions,

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::accept::Stamp;
 use crate::files::HostMount;
 use crate::home::Home;
+use crate::work::Inside;
 
 /// Why the ledger could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,9 @@ pub struct Record {
     /// What its tasks find where the job has mounts.
     #[serde(default)]
     pub mounts: Vec<HostMount>,
+    /// What its containers need to know; `None` for processes.
+    #[serde(default)]
+    pub inside: Option<Inside>,
     /// The directory of the checkpoint that it starts from.
     #[serde(default)]
     pub resume: Option<PathBuf>,
@@ -63,6 +67,7 @@ impl Record {
             desired,
             rendezvous: None,
             mounts: Vec::new(),
+            inside: None,
             resume: None,
             exits: BTreeMap::new(),
             ended: false,

@@ -26,6 +26,7 @@ use crate::clock::now;
 use crate::files::collect::Collector;
 use crate::host::Host;
 use crate::ledger::{self, LedgerError, Record};
+use crate::peers::ProbeListener;
 use crate::plan::plan;
 use crate::ports::HeldPort;
 use crate::replica::{Known, Replica};
@@ -48,8 +49,8 @@ pub struct Incoming {
 /// How a worker ended.
 enum Done {
     Prepared(Result<Prepared, Refusal>),
-    /// Exits of the tasks that could not be started.
-    Started(BTreeMap<Rank, TaskExit>),
+    /// Exits of the tasks that could not be started; or why none was.
+    Started(Result<BTreeMap<Rank, TaskExit>, Refusal>),
     StopRequested,
     Finished,
     Removed,
@@ -60,6 +61,9 @@ struct Slot {
     replica: Replica,
     record: Record,
     ports: Vec<HeldPort>,
+    probe: Option<ProbeListener>,
+    /// Watches the rendezvous, on node rank 0.
+    meeting: JoinSet<()>,
     services: BTreeMap<Rank, TaskServices>,
     /// `None` if nothing comes back.
     collector: Option<Collector>,
@@ -234,7 +238,16 @@ impl Reconciler {
 
 impl Slot {
     fn new(replica: Replica, record: Record) -> Self {
-        Self { replica, record, ports: Vec::new(), services: BTreeMap::new(), collector: None, worker: None }
+        Self {
+            replica,
+            record,
+            ports: Vec::new(),
+            probe: None,
+            meeting: JoinSet::new(),
+            services: BTreeMap::new(),
+            collector: None,
+            worker: None,
+        }
     }
 
     /// The tasks that were ever started.

@@ -79,6 +79,9 @@ fn recovered(host: &Arc<Host>, record: Record) -> Slot {
     info!(job = %key.job, generation = %key.generation, tasks = started.len(), "taken over");
     let mut slot = Slot::new(replica, record);
     slot.open_services(host, &started);
+    if slot.replica.stage == Stage::Started {
+        slot.watch_meeting(host);
+    }
     slot
 }
 

@@ -51,7 +51,11 @@ impl<S: Source> Follow<S> {
                 Ok(Step::Over) => return Ok(None),
                 Err(status) => {
                     self.stream = None;
-                    self.link.failed(status, &mut self.backoff).await?;
+                    match convoke_proto::reason(&status).as_deref() {
+                        // What came before kept its reader busy for longer than the coordinator waits.
+                        Some("STALLED") => self.backoff.pause().await,
+                        _ => self.link.failed(status, &mut self.backoff).await?,
+                    }
                 }
             }
         }
@@ -259,7 +263,7 @@ impl Source for Events {
     }
 }
 
-async fn has_ended(mut clients: Clients, job: &str) -> Result<bool, Status> {
+pub(crate) async fn has_ended(mut clients: Clients, job: &str) -> Result<bool, Status> {
     let response = clients.jobs.get_job(v1::GetJobRequest { job: job.to_owned() }).await?;
     Ok(response.into_inner().job.is_none_or(|job| text::is_final(&job)))
 }

@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use convoke_proto::v1::checkpoint_service_client::CheckpointServiceClient;
 use convoke_proto::v1::cluster_service_client::ClusterServiceClient;
+use convoke_proto::v1::file_service_client::FileServiceClient;
 use convoke_proto::v1::job_service_client::JobServiceClient;
+use convoke_proto::v1::session_service_client::SessionServiceClient;
 use convoke_transport::{Backoff, ConnectError};
+use tokio::sync::OnceCell;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
@@ -25,6 +28,8 @@ pub(crate) struct Clients {
     pub(crate) jobs: JobServiceClient<Channel>,
     pub(crate) checkpoints: CheckpointServiceClient<Channel>,
     pub(crate) cluster: ClusterServiceClient<Channel>,
+    pub(crate) sessions: SessionServiceClient<Channel>,
+    pub(crate) files: FileServiceClient<Channel>,
 }
 
 /// Tells the user that the coordinator went away or came back.
@@ -33,6 +38,8 @@ pub(crate) type Say = Box<dyn Fn(&str) + Send + Sync>;
 pub(crate) struct Link {
     url: String,
     clients: Clients,
+    /// A connection of its own for files, so that gigabytes never delay what is said about them.
+    bulk: OnceCell<Channel>,
     patience: Duration,
     /// Since when it has been away; `None` while it answers.
     away: Mutex<Option<Instant>>,
@@ -55,13 +62,30 @@ impl Link {
         let clients = Clients {
             jobs: JobServiceClient::new(channel.clone()),
             checkpoints: CheckpointServiceClient::new(channel.clone()),
-            cluster: ClusterServiceClient::new(channel),
+            cluster: ClusterServiceClient::new(channel.clone()),
+            sessions: SessionServiceClient::new(channel.clone()),
+            files: FileServiceClient::new(channel),
         };
-        Self { url: url.to_owned(), clients, patience, away: Mutex::new(None), say }
+        let (bulk, away) = (OnceCell::new(), Mutex::new(None));
+        Self { url: url.to_owned(), clients, bulk, patience, away, say }
     }
 
     pub(crate) fn clients(&self) -> Clients {
         self.clients.clone()
+    }
+
+    /// For the bytes of files.
+    pub(crate) async fn bulk(&self) -> Result<FileServiceClient<Channel>, Status> {
+        let connect = || async {
+            let gone = |error: ConnectError| Status::unavailable(root_cause(&error));
+            convoke_transport::connect(&self.url).await.map_err(gone)
+        };
+        self.bulk.get_or_try_init(connect).await.cloned().map(FileServiceClient::new)
+    }
+
+    /// How long the coordinator may be away.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// One call with one answer. Tried again while the coordinator is away, so `send` must be safe

@@ -2,6 +2,7 @@
 
 mod args;
 mod attach;
+mod cache;
 mod checkpoint;
 mod completions;
 mod config;
@@ -19,8 +20,12 @@ mod nodes;
 mod output;
 mod project;
 mod ps;
+mod pull;
+mod receive;
 mod restart;
 mod serve;
+mod session;
+mod ship;
 mod signals;
 mod stop;
 mod text;
@@ -51,7 +56,8 @@ Exit codes:
     4  the coordinator refused; the message says why
   124  `wait --timeout` ran out
   130  Ctrl-C
-  `up` and `wait` return the exit code of the task that made the job fail (128+N for signal N).";
+  `up` and `wait` return the exit code of the task that made the job fail (128+N for signal N),
+  `exec` that of its command.";
 
 #[derive(Parser)]
 #[command(
@@ -78,6 +84,10 @@ enum Command {
     Stop(stop::Stop),
     Restart(restart::Restart),
     Wait(wait::Wait),
+    Exec(session::Exec),
+    Port(session::Port),
+    Cp(session::Copy),
+    Pull(pull::Pull),
     Checkpoint(checkpoint::Checkpoint),
     Config(config::Config),
     Nodes(nodes::Nodes),
@@ -184,6 +194,10 @@ async fn simple(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Stop(args) => args.run(context).await,
         Command::Restart(args) => args.run(context).await,
         Command::Wait(args) => args.run(context).await,
+        Command::Exec(args) => args.run(context).await,
+        Command::Port(args) => args.run(context).await,
+        Command::Cp(args) => args.run(context).await,
+        Command::Pull(args) => args.run(context).await,
         Command::Checkpoint(args) => args.run(context).await,
         Command::Config(args) => args.run(context),
         Command::Nodes(args) => args.run(context).await,

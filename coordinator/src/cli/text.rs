@@ -36,6 +36,19 @@ pub(crate) fn size(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
+/// A number with its thousands set apart: `2,001`.
+pub(crate) fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 /// `10m` (ago) or an RFC 3339 time, as Unix milliseconds.
 pub(crate) fn since(text: &str) -> Result<u64, String> {
     if let Ok(ago) = humantime::parse_duration(text) {
@@ -174,6 +187,11 @@ mod tests {
         assert_eq!(number(500.0), "500");
         assert_eq!(number(0.000_000_123_4), "1.234e-7");
         assert_eq!(number(f64::NAN), "NaN");
+    }
+
+    #[test]
+    fn large_numbers_are_grouped_by_thousands() {
+        assert_eq!([0, 999, 2_001, 1_000_000].map(grouped), ["0", "999", "2,001", "1,000,000"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::agent::{Agent, hello, lines, shard};
 use crate::coordinator::{connect, eventually, soon, submit};
 
 /// Killed when the test ends, however it ends.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -22,7 +22,7 @@ impl Drop for Process {
     }
 }
 
-async fn start(dir: &std::path::Path) -> (Process, Channel) {
+pub(crate) async fn start(dir: &std::path::Path) -> (Process, Channel) {
     start_with(dir, &[]).await
 }
 

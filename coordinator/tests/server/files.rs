@@ -69,7 +69,7 @@ pub(crate) fn path_of(dir: &std::path::Path, content: &[u8]) -> std::path::PathB
 }
 
 /// Nothing that was half received is left.
-fn nothing_half(dir: &std::path::Path) -> bool {
+pub(crate) fn nothing_half(dir: &std::path::Path) -> bool {
     std::fs::read_dir(dir.join("data/blobs/.tmp")).unwrap().next().is_none()
 }
 

@@ -5,5 +5,6 @@
 //! have equal names, and what did not change is never sent again.
 
 mod manifest;
+pub mod scan;
 
 pub use manifest::{Entry, Kind, MAX_ENTRIES, Manifest, ManifestError};

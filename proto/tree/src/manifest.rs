@@ -144,7 +144,7 @@ fn follows(last: &str, path: &str) -> bool {
 }
 
 /// Whether a link in `parent` to `target` leads to a place within the tree.
-fn stays(parent: &str, target: &str) -> bool {
+pub(crate) fn stays(parent: &str, target: &str) -> bool {
     if target.is_empty() || target.contains('\0') {
         return false;
     }

@@ -134,6 +134,14 @@ impl Cache {
         self.fetch_for(tree, Owner::agent(), told).await
     }
 
+    /// What a tree consists of; nothing of it is fetched.
+    pub async fn manifest(&self, tree: &TreeRef) -> Result<Manifest, FetchError> {
+        match self.known(tree.digest).await? {
+            Some(manifest) => Ok(manifest),
+            None => fetch::manifest(&self.0.link, tree.digest).await,
+        }
+    }
+
     /// Where a blob of a fetched tree is, to be read.
     pub fn path(&self, digest: Digest) -> PathBuf {
         self.0.dirs.blob(digest)

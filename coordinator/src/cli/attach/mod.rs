@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::failure::Failure;
 use super::follow::{Follow, JobChanges, LogLines, Metrics, Source};
 use super::link::Link;
+use super::receive::{Artifacts, Came, Receiver};
 
 pub(crate) use prefix::Prefix;
 pub(crate) use screen::Screen;
@@ -37,20 +38,28 @@ pub(crate) enum What {
     Job(Box<v1::Job>),
     Lines(Vec<v1::LogLine>),
     Metrics(Vec<v1::MetricRecord>),
+    /// Files that came back.
+    Files(Vec<Came>),
+    /// No more files come.
+    FilesOver,
 }
 
 /// The streams of some jobs, until all have ended.
 pub(crate) struct Attachment {
     updates: mpsc::Receiver<Result<Update, Failure>>,
     running: Vec<bool>,
+    /// Jobs whose last files are not here yet.
+    bringing: Vec<bool>,
     /// Ends the streams when dropped.
     _tasks: JoinSet<()>,
 }
 
 impl Attachment {
-    pub(crate) fn new(link: &Arc<Link>, jobs: &[v1::Job]) -> Self {
+    /// `receivers` bring the files of those jobs that have some.
+    pub(crate) fn new(link: &Arc<Link>, jobs: &[v1::Job], receivers: Vec<Option<Receiver>>) -> Self {
         let (sender, updates) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
+        let bringing: Vec<_> = receivers.iter().map(Option::is_some).collect();
         for (index, job) in jobs.iter().enumerate() {
             let of = move |what| Update { job: index, what };
             let changes = Follow::new(link.clone(), JobChanges::of(&job.id));
@@ -65,20 +74,34 @@ impl Attachment {
             let metrics = Follow::new(link.clone(), Metrics::new(request));
             tasks.spawn(pump(metrics, sender.clone(), move |records| vec![of(What::Metrics(records))]));
         }
-        Self { updates, running: vec![true; jobs.len()], _tasks: tasks }
+        for (index, receiver) in receivers.into_iter().enumerate() {
+            if let Some(receiver) = receiver {
+                let artifacts = Follow::new(link.clone(), Artifacts::of(&jobs[index].id, true));
+                tasks.spawn(bring(artifacts, receiver, sender.clone(), index));
+            }
+        }
+        Self { updates, running: vec![true; jobs.len()], bringing, _tasks: tasks }
+    }
+
+    /// True when the jobs have ended and only their files are waited for.
+    pub(crate) fn only_files_are_to_come(&self) -> bool {
+        !self.running.contains(&true) && self.bringing.contains(&true)
     }
 
     /// The next update; `None` when all jobs have ended and nothing more comes. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Update>, Failure> {
-        let next = if self.running.contains(&true) {
+        let next = if self.running.contains(&true) || self.bringing.contains(&true) {
+            // The stream of files ends by itself, or by the link's patience.
             self.updates.recv().await
         } else {
             // The jobs' end is known; missing last lines are no reason to hang.
             tokio::time::timeout(TAIL, self.updates.recv()).await.unwrap_or_default()
         };
         let Some(update) = next.transpose()? else { return Ok(None) };
-        if let What::Job(job) = &update.what {
-            self.running[update.job] = !super::text::is_final(job);
+        match &update.what {
+            What::Job(job) => self.running[update.job] = !super::text::is_final(job),
+            What::FilesOver => self.bringing[update.job] = false,
+            What::Lines(_) | What::Metrics(_) | What::Files(_) => {}
         }
         Ok(Some(update))
     }
@@ -105,6 +128,26 @@ async fn pump<S: Source>(
                 let _ = sender.send(Err(failure)).await;
                 return;
             }
+        }
+    }
+}
+
+/// Brings a job's files until there are no more, or nobody listens.
+async fn bring(
+    mut artifacts: Follow<Artifacts>,
+    mut receiver: Receiver,
+    sender: mpsc::Sender<Result<Update, Failure>>,
+    job: usize,
+) {
+    loop {
+        let what = match artifacts.next().await {
+            Ok(Some(batch)) => receiver.take(batch).await.map(What::Files),
+            Ok(None) => Ok(What::FilesOver),
+            Err(failure) => Err(failure),
+        };
+        let last = !matches!(what, Ok(What::Files(_)));
+        if sender.send(what.map(|what| Update { job, what })).await.is_err() || last {
+            return;
         }
     }
 }

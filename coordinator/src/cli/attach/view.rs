@@ -8,6 +8,7 @@ use super::{Prefix, Screen, Update, What, story};
 use crate::cli::failure::Failure;
 use crate::cli::json::json;
 use crate::cli::output::{self, paint};
+use crate::cli::receive::{self, Back, Came};
 use crate::cli::text;
 
 pub(crate) struct View {
@@ -21,6 +22,7 @@ struct Shown {
     bar: Option<ProgressBar>,
     /// Rank whose metrics the bar shows: the lowest that reports.
     rank: Option<u32>,
+    files: Back,
 }
 
 impl View {
@@ -31,6 +33,7 @@ impl View {
             prefix: if several { Prefix::named(text::job_name(job)) } else { Prefix::default() },
             bar: None,
             rank: None,
+            files: Back::default(),
         };
         let view = Self { screen, shown: jobs.iter().map(shown).collect() };
         for job in jobs {
@@ -46,7 +49,7 @@ impl View {
 
     pub(crate) fn update(&mut self, update: Update) -> Result<(), Failure> {
         if self.screen.format.is_json() {
-            record(&update)?;
+            self.record(&update)?;
         }
         match update.what {
             What::Job(job) => self.job(update.job, *job),
@@ -61,8 +64,42 @@ impl View {
                     self.metric(update.job, record);
                 }
             }
+            What::Files(files) => self.files(update.job, &files),
+            What::FilesOver => {}
         }
         Ok(())
+    }
+
+    /// Whether every file of the jobs is here.
+    pub(crate) fn files_outcome(&self) -> Result<(), Failure> {
+        self.shown.iter().try_for_each(|shown| shown.files.outcome(text::job_name(&shown.job)))
+    }
+
+    fn files(&mut self, job: usize, files: &[Came]) {
+        let shown = &mut self.shown[job];
+        let told = shown.files.add(files);
+        if !self.screen.format.is_json() {
+            let name = paint(text::bold(), text::job_name(&shown.job));
+            told.iter().for_each(|sentence| self.screen.note(&format!("{name}: {sentence}")));
+        }
+    }
+
+    /// One JSON object a line, named by its only key.
+    fn record(&self, update: &Update) -> Result<(), Failure> {
+        let name = text::job_name(&self.shown[update.job].job);
+        match &update.what {
+            What::Job(job) => output::record(&object!({ "job": json("Job", job.as_ref()) })),
+            What::Lines(lines) => {
+                lines.iter().try_for_each(|line| output::record(&object!({ "log": json("LogLine", line) })))
+            }
+            What::Metrics(records) => records
+                .iter()
+                .try_for_each(|record| output::record(&object!({ "metric": json("MetricRecord", record) }))),
+            What::Files(files) => files
+                .iter()
+                .try_for_each(|file| output::record(&object!({ "file": receive::json(name, file) }))),
+            What::FilesOver => Ok(()),
+        }
     }
 
     /// Takes the bars away and tells how the jobs ended.
@@ -76,6 +113,11 @@ impl View {
             let style = text::job_style(&shown.job).bold();
             let name = paint(text::bold(), text::job_name(&shown.job));
             self.screen.note(&format!("{name}: {}", paint(style, &story::end(&shown.job))));
+        }
+        for shown in &self.shown {
+            if let Some(summary) = shown.files.summary() {
+                self.screen.tell("files", &shown.files.json(), &summary);
+            }
         }
     }
 
@@ -116,19 +158,6 @@ impl View {
         // A record without a loss (an evaluation's, say) leaves the last one standing.
         if !message.is_empty() {
             bar.set_message(message);
-        }
-    }
-}
-
-/// One JSON object a line, named by its only key.
-fn record(update: &Update) -> Result<(), Failure> {
-    match &update.what {
-        What::Job(job) => output::record(&object!({ "job": json("Job", job.as_ref()) })),
-        What::Lines(lines) => {
-            lines.iter().try_for_each(|line| output::record(&object!({ "log": json("LogLine", line) })))
-        }
-        What::Metrics(records) => {
-            records.iter().try_for_each(|r| output::record(&object!({ "metric": json("MetricRecord", r) })))
         }
     }
 }

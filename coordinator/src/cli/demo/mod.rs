@@ -112,7 +112,7 @@ impl Demo {
         job: v1::Job,
     ) -> Result<(v1::Job, Measured), Failure> {
         let jobs = [job];
-        let mut updates = Attachment::new(link, &jobs);
+        let mut updates = Attachment::new(link, &jobs, Vec::new());
         let mut view = View::new(screen.clone(), &jobs);
         let mut measured = Measured::default();
         let mut victim = self.kill_rank;

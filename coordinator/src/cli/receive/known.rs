@@ -1,0 +1,148 @@
+//! Which local files may be replaced by what comes back: those that are as they were at submit, and
+//! those that came back from the same job before. Any other is the user's own work.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+
+use convoke_model::Digest;
+use convoke_tree::Kind;
+use serde::{Deserialize, Serialize};
+
+use super::Place;
+use crate::cli::cache::Shelf;
+use crate::cli::ship::Sent;
+
+/// What is known of a local file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Was<'a> {
+    File(Digest),
+    Symlink(&'a str),
+}
+
+/// Kept in a file of lines, so that a later `pull` knows what an earlier `up` wrote.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    sent: Sent,
+    received: HashMap<PathBuf, Digest>,
+    record: Option<File>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    path: PathBuf,
+    sha256: Digest,
+}
+
+impl Known {
+    /// What is known of job `id`'s files, `sent` being what its mounts held.
+    pub(crate) fn open(id: &str, sent: Sent) -> Self {
+        match Shelf::Received.make() {
+            Some(dir) => Self::read(&dir.join(format!("{id}.jsonl")), sent),
+            None => Self { sent, ..Self::default() },
+        }
+    }
+
+    pub(super) fn read(path: &Path, sent: Sent) -> Self {
+        let mut received = HashMap::new();
+        if let Ok(file) = File::open(path) {
+            // A line that a crash cut in half is one that is not known.
+            let lines = BufReader::new(file).lines().map_while(io::Result::ok);
+            for line in lines.filter_map(|line| serde_json::from_str::<Line>(&line).ok()) {
+                received.insert(line.path, line.sha256);
+            }
+        }
+        let record = File::options().create(true).append(true).open(path).ok();
+        Self { sent, received, record }
+    }
+
+    /// Notes that `digest` was written to a place.
+    pub(crate) fn wrote(&mut self, place: &Place, digest: Digest) {
+        let line = Line { path: place.absolute(), sha256: digest };
+        // Half a line of an earlier crash must not swallow this one; a record that cannot be written
+        // only means that a later pull asks before it replaces.
+        if let (Some(record), Ok(text)) = (&mut self.record, serde_json::to_string(&line)) {
+            let _ = record.write_all(format!("\n{text}\n").as_bytes());
+        }
+        self.received.insert(line.path, digest);
+    }
+
+    /// True if what lies at a place is not the user's own work.
+    pub(crate) fn may_replace(&self, place: &Place, local: Was<'_>) -> bool {
+        let received = match local {
+            Was::File(digest) => self.received.get(&place.absolute()) == Some(&digest),
+            Was::Symlink(_) => false,
+        };
+        received || self.sent_as(place) == Some(local)
+    }
+
+    fn sent_as(&self, place: &Place) -> Option<Was<'_>> {
+        let entries = &self.sent.get(&place.mount)?.entries;
+        let wanted = place.entry.split('/');
+        let at = entries.binary_search_by(|entry| entry.path.split('/').cmp(wanted.clone())).ok()?;
+        match &entries[at].kind {
+            Kind::File { digest, .. } => Some(Was::File(*digest)),
+            Kind::Symlink { target } => Some(Was::Symlink(target)),
+            Kind::Dir => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use convoke_tree::{Entry, Manifest};
+
+    use super::*;
+
+    fn place(entry: &str) -> Place {
+        Place {
+            root: "/p/out".into(),
+            path: entry.into(),
+            mount: "./out".to_owned(),
+            entry: entry.to_owned(),
+        }
+    }
+
+    fn sent() -> Sent {
+        let entry = |path: &str, kind| Entry { path: path.to_owned(), mode: 0o644, kind };
+        let file = |n| Kind::File { size: 1, digest: Digest([n; 32]) };
+        let entries = vec![
+            entry("a", Kind::Dir),
+            entry("a/x", file(1)),
+            entry("a-b", file(2)),
+            entry("latest", Kind::Symlink { target: "a/x".to_owned() }),
+        ];
+        Sent::from([("./out".to_owned(), Arc::new(Manifest { entries }))])
+    }
+
+    #[test]
+    fn what_was_sent_may_be_replaced_and_nothing_else() {
+        let known = Known { sent: sent(), ..Known::default() };
+        let file = |n| Was::File(Digest([n; 32]));
+        assert!(known.may_replace(&place("a/x"), file(1)) && known.may_replace(&place("a-b"), file(2)));
+        assert!(!known.may_replace(&place("a/x"), file(9)));
+        assert!(!known.may_replace(&place("new"), file(1)));
+        assert!(known.may_replace(&place("latest"), Was::Symlink("a/x")));
+        assert!(!known.may_replace(&place("latest"), Was::Symlink("/etc")));
+        assert!(!known.may_replace(&place("a/x"), Was::Symlink("a/x")));
+    }
+
+    #[test]
+    fn what_came_back_before_may_be_replaced_also_by_a_later_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("job.jsonl");
+        let mut known = Known::read(&path, Sent::new());
+        known.wrote(&place("a"), Digest([1; 32]));
+        // As a crash leaves it.
+        known.record.as_mut().unwrap().write_all(b"{\"path\": \"/half").unwrap();
+        let mut known = Known::read(&path, Sent::new());
+        assert!(known.may_replace(&place("a"), Was::File(Digest([1; 32]))));
+        known.wrote(&place("a"), Digest([2; 32]));
+        let known = Known::read(&path, Sent::new());
+        assert!(known.may_replace(&place("a"), Was::File(Digest([2; 32]))));
+        assert!(!known.may_replace(&place("a"), Was::File(Digest([1; 32]))));
+    }
+}

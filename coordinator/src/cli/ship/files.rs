@@ -1,0 +1,152 @@
+//! The submitter's files: scanned, what the coordinator lacks sent, and named in the specs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use convoke_model::{Digest, JobSpec};
+use convoke_tree::Manifest;
+use convoke_tree::scan::DigestCache;
+
+use super::blob::Tree;
+use super::sources::{self, Wanted};
+use super::tally::Tally;
+use super::upload::{UploadError, missing};
+use super::{Shipping, scan};
+use crate::cli::cache::Shelf;
+use crate::cli::failure::{Failure, exit};
+use crate::cli::text;
+
+/// What the submitter's mounts held when they were shipped, of one job, by their source.
+pub(crate) type Sent = BTreeMap<String, Arc<Manifest>>;
+
+/// What was scanned, by its path.
+type Trees = BTreeMap<PathBuf, Tree>;
+
+impl Shipping<'_> {
+    /// Ships what the jobs name and fills it into their specs; `None` where they name nothing.
+    pub(super) async fn files(&self, jobs: &mut [JobSpec]) -> Result<(Vec<Sent>, Option<Tally>), Failure> {
+        let wanted = sources::wanted(jobs);
+        let mut sent = vec![Sent::new(); jobs.len()];
+        if wanted.is_empty() {
+            return Ok((sent, None));
+        }
+        for missing in wanted.iter().filter(|w| w.is_missing_directory()) {
+            missing.make_directory()?;
+            self.screen.note(&format!("{} was not there: made, empty", missing.shown));
+        }
+        let (trees, tally) = self.send_all(jobs, &wanted).await?;
+        for one in &wanted {
+            if let Some(tree) = trees.get(&one.path) {
+                one.fill(jobs, &tree.reference);
+                sent[one.job].insert(one.shown.clone(), tree.manifest.clone());
+            }
+        }
+        Ok((sent, Some(tally)))
+    }
+
+    /// Scans and sends; once more from the start if files changed in between.
+    async fn send_all(&self, jobs: &[JobSpec], wanted: &[Wanted]) -> Result<(Trees, Tally), Failure> {
+        let mut cache = self.cache(jobs);
+        let mut again = true;
+        loop {
+            let trees = self.scan(wanted, &mut cache).await?;
+            let all = || trees.values();
+            let lacking = missing(self.link, all().flat_map(Tree::digests)).await?;
+            let tally = Tally::of(all(), &lacking);
+            match self.send("shipping", all(), &lacking).await {
+                Ok(()) => return Ok((trees, tally)),
+                Err(UploadError::Failed(failure)) => return Err(failure),
+                Err(UploadError::Changed(paths)) if again => {
+                    paths.iter().for_each(|path| cache.forget(path));
+                    again = false;
+                }
+                Err(UploadError::Changed(paths)) => return Err(scan::changed(&paths)),
+            }
+        }
+    }
+
+    /// What would be shipped; sends and makes nothing.
+    pub(super) async fn preview(&self, jobs: &[JobSpec]) -> Result<Option<Tally>, Failure> {
+        let mut wanted = sources::wanted(jobs);
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        wanted.retain(|one| {
+            let missing = one.is_missing_directory();
+            if missing {
+                self.screen.note(&format!("{} is not there: it would be made, empty", one.shown));
+            }
+            !missing
+        });
+        let trees = self.scan(&wanted, &mut self.cache(jobs)).await?;
+        let lacking = missing(self.link, trees.values().flat_map(Tree::digests)).await?;
+        Ok(Some(Tally::of(trees.values(), &lacking)))
+    }
+
+    fn cache(&self, jobs: &[JobSpec]) -> DigestCache {
+        let project = jobs.first().map(|job| Path::new(&job.project_dir));
+        match (Shelf::Digests.make(), project) {
+            (Some(dir), Some(project)) => DigestCache::open(&dir, project),
+            _ => DigestCache::default(),
+        }
+    }
+
+    /// Each place once, whoever names it.
+    async fn scan(&self, wanted: &[Wanted], cache: &mut DigestCache) -> Result<Trees, Failure> {
+        let mut trees = Trees::new();
+        for one in wanted {
+            if !trees.contains_key(&one.path) {
+                let (project, limit) = (Path::new(&one.project), self.args.limit());
+                let tree = scan::tree(self.screen, project, &one.path, &one.shown, limit, cache).await?;
+                trees.insert(one.path.clone(), tree);
+            }
+        }
+        if let Err(error) = cache.save() {
+            self.screen.note(&format!("note: what was read is not remembered for the next time: {error}"));
+        }
+        self.check_limit(wanted, &trees)?;
+        Ok(trees)
+    }
+
+    /// The limit is for all that one job names.
+    fn check_limit(&self, wanted: &[Wanted], trees: &Trees) -> Result<(), Failure> {
+        let jobs: BTreeSet<_> = wanted.iter().map(|one| one.job).collect();
+        for job in jobs {
+            let mut parts: Vec<_> = wanted
+                .iter()
+                .filter(|one| one.job == job)
+                .filter_map(|one| Some((trees.get(&one.path)?.reference.bytes, &one.shown)))
+                .collect();
+            let bytes: u64 = parts.iter().map(|(bytes, _)| bytes).sum();
+            if bytes > self.args.limit() {
+                parts.sort_by(|a, b| b.cmp(a));
+                let parts: Vec<_> =
+                    parts.iter().map(|(bytes, shown)| format!("{shown} {}", text::size(*bytes))).collect();
+                let message =
+                    scan::too_large("what the job mounts", bytes, self.args.limit(), &parts.join(", "));
+                return Err(Failure::new(exit::FAILED, "TOO_LARGE", message).hint(scan::TOO_LARGE_ADVICE));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is lacking of some trees.
+    pub(super) async fn send<'t>(
+        &self,
+        verb: &str,
+        trees: impl Iterator<Item = &'t Tree>,
+        lacking: &BTreeSet<Digest>,
+    ) -> Result<(), UploadError> {
+        let mut blobs = BTreeMap::new();
+        for tree in trees {
+            blobs.extend(tree.blobs(|digest| lacking.contains(digest)));
+        }
+        let blobs: Vec<_> = blobs.into_values().collect();
+        let bytes = blobs.iter().map(|blob| blob.size).sum();
+        let bar = self.screen.bar(super::bar(verb, bytes));
+        let result = super::upload::upload(self.link, blobs, &bar).await;
+        bar.finish_and_clear();
+        result
+    }
+}
