@@ -5,22 +5,26 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use convoke_model::{NodeId, NodeInfo, RuntimeKind};
+use convoke_model::{GpuInjection, NodeId, NodeInfo, RuntimeKind};
 use convoke_transport::Shutdown;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::conditions::Conditions;
 use crate::devices::{CpuSlots, Devices, DevicesError};
+use crate::engine::images::Policy;
+use crate::engine::{DEFAULT_SOCKET, Engine};
+use crate::files::{Files, FilesConfig, Tell};
 use crate::home::{Home, HomeError};
 use crate::host::Host;
 use crate::interfaces;
-use crate::ledger::{self, LedgerError};
+use crate::ledger::{self, Identity, LedgerError};
 use crate::link::Link;
-use crate::options::AgentOptions;
+use crate::options::{AgentOptions, EngineOptions};
 use crate::reconciler::{Reconciler, RecoverError};
+use crate::runtime::docker::DockerConfig;
 use crate::runtime::process::{OUTPUT_LIMIT, ProcessConfig};
-use crate::runtime::{ProcessRuntime, Runtime};
+use crate::runtime::{DockerRuntime, ProcessRuntime, Runtimes};
 use crate::session::{Fatal, Session};
 
 /// Desired states that wait for the reconciler: it takes each in milliseconds, and a newer one
@@ -42,6 +46,8 @@ pub enum AgentError {
     Devices(#[from] DevicesError),
     #[error("the path of this program is not known, so that no task could be started")]
     OwnPath(#[source] std::io::Error),
+    #[error("the file cache in the state directory cannot be used")]
+    Files(#[source] std::io::Error),
     #[error(transparent)]
     Recover(#[from] RecoverError),
     #[error(transparent)]
@@ -50,28 +56,41 @@ pub enum AgentError {
 
 /// Runs an agent until `shutdown` begins. Its tasks are left running.
 pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentError> {
-    let home = Home::open(&options.state_dir)?;
+    let home = Arc::new(Home::open(&options.state_dir)?);
     let identity = ledger::identity(&home)?;
     let node = node_name(&options)?;
     let addresses =
         interfaces::addresses(coordinator_address(&options.coordinator), options.advertise_address)
             .map_err(AgentError::Addresses)?;
     let devices: Arc<dyn Devices> = Arc::new(CpuSlots::new(options.cpu_slots));
-    let runtime: Arc<dyn Runtime> = Arc::new(ProcessRuntime::new(ProcessConfig {
+    let tell = Tell::default();
+    let processes = ProcessRuntime::new(ProcessConfig {
         tasks_dir: home.root().join("tasks"),
         shim: std::env::current_exe().map_err(AgentError::OwnPath)?,
         lifeline: options.lifeline.clone(),
         output_limit: OUTPUT_LIMIT,
-    }));
+    });
+    let docker = docker(&options.engine, &home, &identity, &tell.conditions).await;
+    let link = Arc::new(Link::new(options.coordinator.clone(), &node, &identity.instance));
+    let config = FilesConfig {
+        overlays: true,
+        cache_limit: options.file_cache_size.map(|size| size.as_u64()),
+        return_limit: options.return_limit.map(|size| size.as_u64()),
+    };
+    let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), config);
+    let files = Arc::new(files.map_err(AgentError::Files)?);
     let host = Arc::new(Host {
         node: node.clone(),
         addresses,
         inventory: devices.inventory()?,
         devices,
-        runtime,
-        conditions: Conditions::default(),
-        warnings: Conditions::default(),
-        link: Link::new(options.coordinator.clone(), &node, &identity.instance),
+        runtime: Arc::new(Runtimes::new(Arc::new(processes), docker.clone())),
+        docker,
+        conditions: tell.conditions,
+        warnings: tell.warnings,
+        progresses: tell.progresses,
+        link,
+        files,
         allow_processes: options.allow_processes,
         reservations: Default::default(),
         ports: Default::default(),
@@ -82,7 +101,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     let (inbox, desired) = mpsc::channel(INBOX);
     let session = Session {
         url: options.coordinator.clone(),
-        info: node_info(&host, &options),
+        info: keep_info(&host, &options),
         identity,
         agent_file: host.home.agent_file(),
         conditions: host.conditions.clone(),
@@ -91,8 +110,10 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         said: String::new(),
     };
     let reconciling = tokio::spawn(reconciler.run(desired, shutdown.clone()));
+    let tidying = tokio::spawn(async move { host.files.keep_tidy().await });
     let ended = session.run(shutdown).await;
     reconciling.abort();
+    tidying.abort();
     Ok(ended?)
 }
 
@@ -108,17 +129,81 @@ fn host_name() -> String {
     gethostname::gethostname().to_string_lossy().into_owned()
 }
 
+/// The containers' runtime, where an engine is wanted: one that is named, that answers, or that was
+/// there in an earlier life of this agent.
+async fn docker(
+    options: &EngineOptions,
+    home: &Home,
+    identity: &Identity,
+    conditions: &Conditions,
+) -> Option<DockerRuntime> {
+    if options.no_docker {
+        return None;
+    }
+    let socket = options.docker_socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into());
+    let seen_file = home.docker_file();
+    if options.docker_socket.is_none()
+        && !seen_file.exists()
+        && let Err(error) = Engine::connect(&socket).await
+    {
+        info!("no containers: {error}");
+        return None;
+    }
+    Some(DockerRuntime::new(DockerConfig {
+        tasks_dir: home.root().join("tasks"),
+        socket,
+        seen_file,
+        gpu_injection: options.gpu_injection.map(Into::into),
+        instance: identity.instance.clone(),
+        output_limit: OUTPUT_LIMIT,
+        conditions: conditions.clone(),
+        images_file: home.images_file(),
+        image_policy: Policy { unused_for: options.keep_images, keep_free: options.keep_free.as_u64() },
+    }))
+}
+
+/// What the node is, now and whenever its engine comes back as another one.
+fn keep_info(host: &Arc<Host>, options: &AgentOptions) -> watch::Receiver<NodeInfo> {
+    let (sender, receiver) = watch::channel(node_info(host, options));
+    if let Some(mut presence) = host.docker.as_ref().map(DockerRuntime::presence) {
+        let host = host.clone();
+        tokio::spawn(async move {
+            while presence.changed().await.is_ok() {
+                let engine = engine_info(&host);
+                sender.send_if_modified(|info| {
+                    let news = engine.0.is_some() && engine != (info.engine.clone(), info.gpu_injection);
+                    if news {
+                        (info.engine, info.gpu_injection) = engine;
+                    }
+                    news
+                });
+            }
+        });
+    }
+    receiver
+}
+
 fn node_info(host: &Host, options: &AgentOptions) -> NodeInfo {
+    let processes = options.allow_processes.then_some(RuntimeKind::Process);
+    let containers = host.docker.as_ref().map(|_| RuntimeKind::Docker);
+    let (engine, gpu_injection) = engine_info(host);
     NodeInfo {
         id: host.node.clone(),
         hostname: host_name(),
         labels: options.label_map(),
         addresses: host.addresses.clone(),
         devices: host.inventory.clone(),
-        runtimes: options.allow_processes.then_some(RuntimeKind::Process).into_iter().collect(),
+        runtimes: processes.into_iter().chain(containers).collect(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        gpu_injection: None,
-        engine: None,
+        gpu_injection,
+        engine,
+    }
+}
+
+fn engine_info(host: &Host) -> (Option<String>, Option<GpuInjection>) {
+    match host.docker.as_ref().map(DockerRuntime::reached) {
+        Some(Ok(reached)) => (Some(reached.info.describe()), reached.info.gpu_injection),
+        Some(Err(_)) | None => (None, None),
     }
 }
 

@@ -178,6 +178,9 @@ fn defaults(facts: &Facts<'_>, position: &Position) -> Variables {
         // Workers' stdout and stderr to the console (and so to the logs) and to files.
         add("PET_TEE", "3".to_owned());
         add("PET_LOG_DIR", facts.log_dir.display().to_string());
+        if facts.replica.spec.framework == Framework::Jax {
+            add("JAX_LOCAL_DEVICE_IDS", frameworks::all_devices(facts.replica.placement.devices.len()));
+        }
     }
     variables
 }

@@ -4,7 +4,11 @@
 //! lock                          held while an agent runs
 //! agent.json                    instance id, made once; the cluster it belongs to
 //! accepted.json                 stamp of the last desired state that was accepted
-//! replicas/<replica>/           record.json, checkpoints/<rank>/, uploaded-<rank>.json
+//! docker                        the agent has run containers here
+//! images.json                   which images were fetched for jobs
+//! replicas/<replica>/           record.json, checkpoints/<rank>/, uploaded-<rank>.json; what its
+//!                               mounts show: files.json, mounts/<n>/, grants/<n>, collected.jsonl
+//! cache/                        files that travelled here; see `files::cache`
 //! resume/<job>/<gen>-<step>/    checkpoints fetched to start from
 //! s/<hash>/t.sock               a task's trainer socket, in a directory of its own
 //! ```
@@ -79,6 +83,16 @@ impl Home {
         self.root.join("accepted.json")
     }
 
+    /// There once an engine was found: from then on one that is away is missed.
+    pub fn docker_file(&self) -> PathBuf {
+        self.root.join("docker")
+    }
+
+    /// Which images were fetched for jobs.
+    pub fn images_file(&self) -> PathBuf {
+        self.root.join("images.json")
+    }
+
     pub fn replicas_dir(&self) -> PathBuf {
         self.root.join("replicas")
     }
@@ -90,6 +104,11 @@ impl Home {
     /// Where a task leaves its checkpoints unless the job says otherwise.
     pub fn checkpoint_dir(&self, key: &ReplicaKey, rank: Rank) -> PathBuf {
         self.replica_dir(key).join("checkpoints").join(rank.to_string())
+    }
+
+    /// Files that travelled here.
+    pub fn cache_dir(&self) -> PathBuf {
+        self.root.join("cache")
     }
 
     pub fn resume_dir(&self) -> PathBuf {

@@ -7,24 +7,31 @@ use convoke_model::{Device, NodeAddress, NodeId};
 
 use crate::conditions::Conditions;
 use crate::devices::{Devices, Reservations};
+use crate::files::Files;
 use crate::home::Home;
 use crate::link::Link;
 use crate::ports::Ports;
-use crate::runtime::Runtime;
+use crate::progress::Progresses;
+use crate::runtime::{DockerRuntime, Runtime};
 
 pub struct Host {
     pub node: NodeId,
-    pub home: Home,
+    pub home: Arc<Home>,
     /// The preferred one first.
     pub addresses: Vec<NodeAddress>,
     pub devices: Arc<dyn Devices>,
     /// The devices as they were registered.
     pub inventory: Vec<Device>,
     pub runtime: Arc<dyn Runtime>,
+    /// What runs the containers among them; `None` on a node without an engine.
+    pub docker: Option<DockerRuntime>,
     pub conditions: Conditions,
     /// What a replica's job should know, about [`crate::work::about`] it; placement does not mind.
     pub warnings: Conditions,
-    pub link: Link,
+    /// How far preparations are.
+    pub progresses: Progresses,
+    pub link: Arc<Link>,
+    pub files: Arc<Files>,
     /// Jobs without an image may run as processes of this host.
     pub allow_processes: bool,
     pub(crate) reservations: Mutex<Reservations>,

@@ -1,5 +1,6 @@
 //! The node's addresses, and which of them a job's data takes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -13,6 +14,11 @@ const INTERNAL: [&str; 6] = ["docker", "br-", "veth", "virbr", "cni", "cali"];
 pub enum InterfaceError {
     #[error("interface \"{wanted}\" does not exist on this node (it has {there}); name one of these")]
     Unknown { wanted: String, there: String },
+    #[error(
+        "{variable}={value} in the job's environment fits no interface of this node (it has {there}); correct it, or \
+         leave it out: Convoke sets it for each node"
+    )]
+    Variable { variable: String, value: String, there: String },
     #[error("this node has no address that its peers could reach; give one with --advertise-address")]
     None,
 }
@@ -46,6 +52,51 @@ pub fn choose<'a>(
         there.dedup();
         InterfaceError::Unknown { wanted: wanted.to_owned(), there: there.join(", ") }
     })
+}
+
+/// Checks the interfaces that a job's own variables name against those that this host has: with a name
+/// that does not exist, NCCL and gloo fail late, and in words that do not say so.
+pub fn check_variables(
+    environment: &BTreeMap<String, String>,
+    there: &BTreeSet<String>,
+) -> Result<(), InterfaceError> {
+    for (variable, meets) in VARIABLES {
+        let Some(value) = environment.get(variable) else { continue };
+        if !there.iter().any(|interface| meets(value, interface)) {
+            let (variable, value) = (variable.to_owned(), value.clone());
+            let there = there.iter().cloned().collect::<Vec<_>>().join(", ");
+            return Err(InterfaceError::Variable { variable, value, there });
+        }
+    }
+    Ok(())
+}
+
+/// The names of the host's interfaces that have an address.
+pub fn names() -> io::Result<BTreeSet<String>> {
+    Ok(if_addrs::get_if_addrs()?.into_iter().map(|interface| interface.name).collect())
+}
+
+/// Whether a variable's value takes an interface.
+type Meets = fn(&str, &str) -> bool;
+
+/// The variables by which users choose interfaces.
+const VARIABLES: [(&str, Meets); 3] =
+    [("NCCL_SOCKET_IFNAME", nccl_takes), ("GLOO_SOCKET_IFNAME", is_listed), ("TP_SOCKET_IFNAME", is_listed)];
+
+/// NCCL's rule: a comma-separated list of prefixes; `=` before it makes them whole names, `^` before
+/// that excludes them.
+fn nccl_takes(value: &str, interface: &str) -> bool {
+    let (exclude, value) = value.strip_prefix('^').map_or((false, value), |rest| (true, rest));
+    let (exact, value) = value.strip_prefix('=').map_or((false, value), |rest| (true, rest));
+    let matches =
+        |name: &str| if exact { interface == name } else { interface.starts_with(name) && !name.is_empty() };
+    // A port or device may follow the name.
+    let listed = value.split(',').any(|name| matches(name.split(':').next().unwrap_or_default().trim()));
+    listed != exclude
+}
+
+fn is_listed(value: &str, interface: &str) -> bool {
+    value.split(',').any(|name| name.trim() == interface)
 }
 
 fn prefer(addresses: &mut Vec<NodeAddress>, preferred: IpAddr) {
@@ -92,6 +143,23 @@ mod tests {
         let found = addresses(Some("127.0.0.1:9".parse().unwrap()), Some(advertise)).unwrap();
         assert_eq!(found[0], NodeAddress { interface: String::new(), address: advertise });
         assert!(found[1..].iter().any(|a| a.address.is_loopback()));
+    }
+
+    #[test]
+    fn an_interface_that_a_variable_names_must_be_there_by_the_variables_own_rule() {
+        let there = BTreeSet::from(["lo".to_owned(), "eth0".to_owned(), "ib0".to_owned()]);
+        let check = |variable: &str, value: &str| {
+            check_variables(&BTreeMap::from([(variable.to_owned(), value.to_owned())]), &there)
+        };
+        for value in ["eth", "=eth0", "=eth9,ib0", "^docker,lo", "^=eth0", "ib0:1"] {
+            assert_eq!(check("NCCL_SOCKET_IFNAME", value), Ok(()), "{value}");
+        }
+        for value in ["=eth", "eth1", "^eth,lo,ib", ""] {
+            assert!(check("NCCL_SOCKET_IFNAME", value).is_err(), "{value:?}");
+        }
+        assert_eq!(check("GLOO_SOCKET_IFNAME", "eth1,ib0"), Ok(()));
+        let error = check("GLOO_SOCKET_IFNAME", "eth").unwrap_err().to_string();
+        assert!(error.contains("GLOO_SOCKET_IFNAME=eth ") && error.contains("eth0, ib0, lo"), "{error}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::accept::Stamp;
 use crate::files::HostMount;
 use crate::home::Home;
+use crate::work::Inside;
 
 /// Why the ledger could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,9 @@ pub struct Record {
     /// What its tasks find where the job has mounts.
     #[serde(default)]
     pub mounts: Vec<HostMount>,
+    /// What its containers need to know; `None` for processes.
+    #[serde(default)]
+    pub inside: Option<Inside>,
     /// The directory of the checkpoint that it starts from.
     #[serde(default)]
     pub resume: Option<PathBuf>,
@@ -63,12 +67,16 @@ impl Record {
             desired,
             rendezvous: None,
             mounts: Vec::new(),
+            inside: None,
             resume: None,
             exits: BTreeMap::new(),
             ended: false,
         }
     }
 }
+
+/// A replica's record in its directory.
+pub const RECORD: &str = "record.json";
 
 /// Reads the identity, making it on the first start.
 pub fn identity(home: &Home) -> Result<Identity, LedgerError> {
@@ -94,7 +102,7 @@ pub fn records(home: &Home) -> Result<(Vec<Record>, Vec<LedgerError>), LedgerErr
     let failed = |source| LedgerError::Read { path: directory.clone(), source };
     let (mut records, mut broken) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(&directory).map_err(failed)? {
-        match read(&entry.map_err(failed)?.path().join("record.json")) {
+        match read(&entry.map_err(failed)?.path().join(RECORD)) {
             Ok(Some(record)) => records.push(record),
             // Its removal was interrupted, or its making.
             Ok(None) => {}
@@ -106,7 +114,7 @@ pub fn records(home: &Home) -> Result<(Vec<Record>, Vec<LedgerError>), LedgerErr
 
 /// Writes a replica's record.
 pub fn write_record(home: &Home, record: &Record) -> Result<(), LedgerError> {
-    write(&home.replica_dir(&record.desired.key()).join("record.json"), record)
+    write(&home.replica_dir(&record.desired.key()).join(RECORD), record)
 }
 
 /// `None` if there is no such file.

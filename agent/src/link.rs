@@ -1,9 +1,10 @@
 //! Connections to the coordinator other than the control stream: one for short calls, one for
-//! telemetry, one for checkpoint bytes, so that no kind of traffic delays another.
+//! telemetry, one for the bytes of checkpoints and files, so that no kind of traffic delays another.
 
 use convoke_model::{AgentInstance, NodeId};
 use convoke_proto::reason;
 use convoke_proto::v1::agent_service_client::AgentServiceClient;
+use convoke_proto::v1::file_service_client::FileServiceClient;
 use convoke_transport::{ConnectError, MAX_MESSAGE_BYTES, connect, is_retryable};
 use tokio::sync::Mutex;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -14,6 +15,9 @@ use tonic::{Request, Status};
 
 /// A client whose calls say who is calling.
 pub type Client = AgentServiceClient<InterceptedService<Channel, Identify>>;
+
+/// The same for files that travel.
+pub type FileClient = FileServiceClient<InterceptedService<Channel, Identify>>;
 
 /// Puts the node's name and the agent's instance on every call.
 #[derive(Debug, Clone)]
@@ -59,17 +63,29 @@ impl Link {
         self.client(&self.bulk).await
     }
 
-    /// The lock is held while connecting: its wait is bounded by the connect timeout, and whoever
-    /// waits here could not go on anyway.
+    /// For files that travel.
+    pub async fn files(&self) -> Result<FileClient, ConnectError> {
+        let channel = self.channel(&self.bulk).await?;
+        Ok(FileServiceClient::with_interceptor(channel, self.identify.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
     async fn client(&self, line: &Line) -> Result<Client, ConnectError> {
-        let mut line = line.lock().await;
-        let channel = match &*line {
-            Some(channel) => channel.clone(),
-            None => line.insert(connect(&self.url).await?).clone(),
-        };
+        let channel = self.channel(line).await?;
         Ok(AgentServiceClient::with_interceptor(channel, self.identify.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// The lock is held while connecting: its wait is bounded by the connect timeout, and whoever
+    /// waits here could not go on anyway.
+    async fn channel(&self, line: &Line) -> Result<Channel, ConnectError> {
+        let mut line = line.lock().await;
+        match &*line {
+            Some(channel) => Ok(channel.clone()),
+            None => Ok(line.insert(connect(&self.url).await?).clone()),
+        }
     }
 }
 

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::Args;
-use convoke_model::NodeId;
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
+use convoke_model::{GpuInjection, NodeId};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,9 +51,64 @@ pub struct AgentOptions {
     #[arg(long, env = "CONVOKE_ALLOW_PROCESSES")]
     pub allow_processes: bool,
 
+    #[command(flatten)]
+    pub engine: EngineOptions,
+    /// Space for files and images that travelled here, kept for the next job [default: a fifth of the
+    /// disk, at most 100 GiB]
+    #[arg(long, env = "CONVOKE_FILE_CACHE_SIZE", value_name = "BYTES")]
+    pub file_cache_size: Option<ByteSize>,
+
+    /// How much the files may be in all that one replica of a job sends back [default: 100 GiB]
+    #[arg(long, env = "CONVOKE_RETURN_LIMIT", value_name = "BYTES")]
+    pub return_limit: Option<ByteSize>,
+
     /// End at once, tasks included, when nobody holds this file's lock
     #[arg(long, hide = true, value_name = "FILE")]
     pub lifeline: Option<PathBuf>,
+}
+
+/// How containers are run.
+#[derive(Debug, Clone, Args)]
+pub struct EngineOptions {
+    /// Socket of the node's Docker Engine [default: /var/run/docker.sock, if an engine answers there]
+    #[arg(long, env = "CONVOKE_DOCKER_SOCKET", value_name = "PATH")]
+    pub docker_socket: Option<PathBuf>,
+
+    /// Run no containers, even if there is an engine
+    #[arg(long, env = "CONVOKE_NO_DOCKER", conflicts_with = "docker_socket")]
+    pub no_docker: bool,
+
+    /// How containers get GPUs [default: what is found on this host]
+    #[arg(long, env = "CONVOKE_GPU_INJECTION", value_name = "HOW")]
+    pub gpu_injection: Option<GpuInjectionWord>,
+
+    /// Remove an image that was fetched for a job once no job has used it for so long
+    #[arg(long, env = "CONVOKE_KEEP_IMAGES", value_name = "DURATION", default_value = "14d", value_parser = humantime::parse_duration)]
+    pub keep_images: Duration,
+
+    /// Fetch no image, and remove unused ones, with less than this left on the engine's disk
+    #[arg(long, env = "CONVOKE_KEEP_FREE", value_name = "SIZE", default_value = "2GiB")]
+    pub keep_free: ByteSize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GpuInjectionWord {
+    /// A device request to NVIDIA's container toolkit
+    Nvidia,
+    /// Container Device Interface names; Docker Engine 25 or newer
+    Cdi,
+    /// Device nodes and the driver's libraries, read-only
+    Direct,
+}
+
+impl From<GpuInjectionWord> for GpuInjection {
+    fn from(word: GpuInjectionWord) -> Self {
+        match word {
+            GpuInjectionWord::Nvidia => Self::Nvidia,
+            GpuInjectionWord::Cdi => Self::Cdi,
+            GpuInjectionWord::Direct => Self::Direct,
+        }
+    }
 }
 
 impl AgentOptions {

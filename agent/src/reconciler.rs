@@ -23,8 +23,10 @@ use tracing::{info, warn};
 
 use crate::accept::{Stamp, accept};
 use crate::clock::now;
+use crate::files::collect::Collector;
 use crate::host::Host;
 use crate::ledger::{self, LedgerError, Record};
+use crate::peers::ProbeListener;
 use crate::plan::plan;
 use crate::ports::HeldPort;
 use crate::replica::{Known, Replica};
@@ -47,8 +49,8 @@ pub struct Incoming {
 /// How a worker ended.
 enum Done {
     Prepared(Result<Prepared, Refusal>),
-    /// Exits of the tasks that could not be started.
-    Started(BTreeMap<Rank, TaskExit>),
+    /// Exits of the tasks that could not be started; or why none was.
+    Started(Result<BTreeMap<Rank, TaskExit>, Refusal>),
     StopRequested,
     Finished,
     Removed,
@@ -59,7 +61,12 @@ struct Slot {
     replica: Replica,
     record: Record,
     ports: Vec<HeldPort>,
+    probe: Option<ProbeListener>,
+    /// Watches the rendezvous, on node rank 0.
+    meeting: JoinSet<()>,
     services: BTreeMap<Rank, TaskServices>,
+    /// `None` if nothing comes back.
+    collector: Option<Collector>,
     worker: Option<AbortHandle>,
 }
 
@@ -87,12 +94,14 @@ impl Reconciler {
         let mut statuses = self.host.runtime.changes();
         let mut conditions = self.host.conditions.subscribe();
         let mut warnings = self.host.warnings.subscribe();
+        let mut progress = self.host.progresses.subscribe();
         let mut tick = tokio::time::interval(TICK);
         loop {
             // Before they are read, so that no change falls between reading and waiting.
             statuses.mark_unchanged();
             conditions.mark_unchanged();
             warnings.mark_unchanged();
+            progress.mark_unchanged();
             self.refresh();
             self.act();
             self.publish();
@@ -103,6 +112,7 @@ impl Reconciler {
                 _ = statuses.changed() => {}
                 _ = conditions.changed() => {}
                 _ = warnings.changed() => {}
+                _ = progress.changed() => {}
                 _ = tick.tick() => self.retry(),
             }
         }
@@ -222,13 +232,22 @@ impl Reconciler {
 impl Reconciler {
     fn observe(&self, key: &ReplicaKey, slot: &Slot) -> ObservedReplica {
         let conditions = self.host.warnings.about(&about(key));
-        ObservedReplica { conditions, ..slot.replica.observed() }
+        ObservedReplica { conditions, progress: self.host.progresses.of(key), ..slot.replica.observed() }
     }
 }
 
 impl Slot {
     fn new(replica: Replica, record: Record) -> Self {
-        Self { replica, record, ports: Vec::new(), services: BTreeMap::new(), worker: None }
+        Self {
+            replica,
+            record,
+            ports: Vec::new(),
+            probe: None,
+            meeting: JoinSet::new(),
+            services: BTreeMap::new(),
+            collector: None,
+            worker: None,
+        }
     }
 
     /// The tasks that were ever started.

@@ -131,7 +131,7 @@ impl Replica {
 fn task_phase(status: Option<&TaskStatus>) -> TaskPhase {
     match status {
         None => TaskPhase::Waiting,
-        Some(TaskStatus::Running { pid }) => TaskPhase::Running { pid: *pid, health: None },
+        Some(TaskStatus::Running { pid, health }) => TaskPhase::Running { pid: *pid, health: *health },
         Some(TaskStatus::Exited(exit) | TaskStatus::Ended(exit)) => TaskPhase::Exited(exit.clone()),
     }
 }

@@ -13,7 +13,7 @@ use crate::ledger::Record;
 use crate::runtime::TaskKey;
 use crate::socket::{Socket, World};
 use crate::telemetry::{Kind, Push};
-use crate::work::checkpoint_dir;
+use crate::work::{TaskPaths, checkpoints};
 
 /// How long an ended task's checkpoints may take to be stored. A coordinator that is away for
 /// longer starts the next generation from an older one.
@@ -42,7 +42,7 @@ impl TaskServices {
         let policy = &record.desired.spec.checkpoint;
         let writes = policy.shards == Shards::All || rank == Rank(0);
         let checkpoints = (writes && !record.ended).then(|| {
-            let directory = checkpoint_dir(host, &record.desired, rank);
+            let directory = checkpoints(host, &record.desired, record.inside.as_ref(), rank).host;
             // What lies in a directory of the user's is the user's to delete.
             let keep = policy.dir.is_none().then_some(policy.keep as usize);
             let (watch, watcher) = Watcher::new(host.clone(), task.clone(), directory, keep);
@@ -88,7 +88,9 @@ fn open_socket(
     checkpoints: Option<Watch>,
 ) -> Option<Socket> {
     let rendezvous = record.rendezvous.clone()?;
-    let world = World { desired: record.desired.clone(), rendezvous, resume: record.resume.clone() };
+    let (desired, inside) = (record.desired.clone(), record.inside.as_ref());
+    let paths = TaskPaths::of(host, &desired, inside, record.resume.as_deref(), task.rank);
+    let world = World { desired, rendezvous, paths, contained: inside.is_some() };
     let opened = Socket::open(host, task, world, checkpoints);
     let failed = |error| {
         let message = format!("the trainer socket of {task} cannot be opened: {error}");

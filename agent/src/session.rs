@@ -26,7 +26,8 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// Everything a session needs.
 pub struct Session {
     pub url: String,
-    pub info: NodeInfo,
+    /// Said in the hello; when it changes, the session says hello again.
+    pub info: watch::Receiver<NodeInfo>,
     pub identity: Identity,
     /// Where the identity is kept.
     pub agent_file: PathBuf,
@@ -64,6 +65,8 @@ enum Lost {
     Silent(Duration),
     #[error(transparent)]
     Fatal(#[from] Fatal),
+    #[error("the node has changed and is registered anew")]
+    Changed,
     #[error("the agent is ending")]
     Ending,
 }
@@ -85,7 +88,7 @@ impl Session {
             let slowly = match lost {
                 Lost::Fatal(fatal) if !self.has_live_tasks() => return Err(fatal),
                 Lost::Fatal(_) | Lost::Refused(_) => true,
-                Lost::Connect(_) | Lost::Broken(_) | Lost::Silent(_) | Lost::Ending => false,
+                Lost::Connect(_) | Lost::Broken(_) | Lost::Silent(_) | Lost::Changed | Lost::Ending => false,
             };
             let pause = async {
                 if slowly { tokio::time::sleep(REFUSED_PAUSE).await } else { backoff.pause().await }
@@ -108,7 +111,7 @@ impl Session {
             Lost::Connect(_) | Lost::Broken(_) | Lost::Silent(_) => {
                 warn!(coordinator = self.url, "{lost}; running tasks go on, trying again");
             }
-            Lost::Ending => info!("{lost}"),
+            Lost::Changed | Lost::Ending => info!("{lost}"),
         }
     }
 

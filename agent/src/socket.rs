@@ -7,6 +7,7 @@ mod service;
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use crate::checkpoint::Watch;
 use crate::home::socket_in;
 use crate::host::Host;
 use crate::runtime::TaskKey;
+use crate::work::TaskPaths;
 
 pub use service::Trainer;
 
@@ -29,8 +31,9 @@ pub use service::Trainer;
 pub struct World {
     pub desired: DesiredReplica,
     pub rendezvous: Rendezvous,
-    /// Directory of the checkpoint to start from.
-    pub resume: Option<std::path::PathBuf>,
+    pub paths: TaskPaths,
+    /// The trainer is in a container, perhaps as another user.
+    pub contained: bool,
 }
 
 /// A socket that is served as long as this lives.
@@ -48,7 +51,7 @@ impl Socket {
         checkpoints: Option<Watch>,
     ) -> io::Result<Self> {
         let directory = host.home.socket_dir(&task.replica, task.rank);
-        let listener = bind(&directory)?;
+        let listener = bind(&directory, world.contained)?;
         let (trigger, stopping) = shutdown();
         let trainer = Trainer::new(host.clone(), task.clone(), world, checkpoints);
         let task = task.clone();
@@ -67,7 +70,7 @@ impl Socket {
     }
 }
 
-fn bind(directory: &Path) -> io::Result<UnixListener> {
+fn bind(directory: &Path, for_all: bool) -> io::Result<UnixListener> {
     fs::create_dir_all(directory)?;
     let path = socket_in(directory);
     // Nobody serves what is there: the state directory's lock is held.
@@ -75,5 +78,10 @@ fn bind(directory: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    UnixListener::bind(path)
+    let listener = UnixListener::bind(&path)?;
+    if for_all {
+        // Who may get to it is decided by who may see its directory.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    }
+    Ok(listener)
 }

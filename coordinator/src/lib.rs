@@ -15,6 +15,7 @@ mod serve;
 mod sessions;
 mod store;
 mod telemetry;
+mod tunnels;
 mod turns;
 
 pub use options::{BlobOptions, DEFAULT_LISTEN, Retention, ServeOptions, default_data_dir};

@@ -19,6 +19,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::owner::{Outlets, OwnerThread, StartError};
 use crate::store::{Store, collect};
 use crate::telemetry::Telemetry;
+use crate::tunnels::Tunnels;
 use crate::{ServeOptions, lifeline};
 
 /// How long the owner and the telemetry writer may take to finish what they were asked.
@@ -149,7 +150,9 @@ fn start(options: &ServeOptions, data_dir: &DataDir, stopping: Shutdown) -> Resu
     let (owner, owner_thread) = prepared.start()?;
     tokio::spawn(collect(store.clone(), telemetry.clone(), files.clone(), owner.clone(), garbage));
     tokio::spawn(sweep(files.clone(), owner.clone(), stopping.clone()));
-    let context = Context { owner, outlets, history, store, files, telemetry, shutdown: stopping, identity };
+    let tunnels = Tunnels::default();
+    let context =
+        Context { owner, outlets, history, store, files, telemetry, tunnels, shutdown: stopping, identity };
     Ok(Parts { context, owner: owner_thread, telemetry: telemetry_thread })
 }
 

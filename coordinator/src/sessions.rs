@@ -5,7 +5,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use convoke_model::{AgentInstance, NodeId};
-use tokio::sync::watch;
+use convoke_proto::v1;
+use tokio::sync::{mpsc, watch};
+
+/// Tunnels that a node may be asked for before it has read the first: a person opens a few at a time.
+const TUNNELS: usize = 16;
 
 /// One open control stream, for the task that serves it.
 #[derive(Debug)]
@@ -13,6 +17,8 @@ pub(crate) struct Session {
     pub(crate) node: NodeId,
     pub(crate) id: u64,
     pub(crate) signal: watch::Receiver<Signal>,
+    /// Tunnels that the agent is to open.
+    pub(crate) tunnels: mpsc::Receiver<v1::OpenTunnel>,
 }
 
 /// What a session's task should look at. Level-triggered: several wake-ups count as one, so a slow
@@ -40,6 +46,7 @@ struct Entry {
     id: u64,
     instance: AgentInstance,
     signal: watch::Sender<Signal>,
+    tunnels: mpsc::Sender<v1::OpenTunnel>,
 }
 
 impl Sessions {
@@ -49,11 +56,12 @@ impl Sessions {
         table.opened += 1;
         let id = table.opened;
         let (signal, received) = watch::channel(Signal::Desired(0));
-        let entry = Entry { id, instance: instance.clone(), signal };
+        let (tunnels, announced) = mpsc::channel(TUNNELS);
+        let entry = Entry { id, instance: instance.clone(), signal, tunnels };
         if let Some(old) = table.nodes.insert(node.clone(), entry) {
             old.signal.send_replace(Signal::Close);
         }
-        Session { node: node.clone(), id, signal: received }
+        Session { node: node.clone(), id, signal: received, tunnels: announced }
     }
 
     /// Forgets a session; false if the node has another one by now.
@@ -83,6 +91,11 @@ impl Sessions {
                 }
             });
         }
+    }
+
+    /// Asks the node's agent to open a tunnel; false if it is not connected, or does not keep up.
+    pub(crate) fn announce(&self, node: &NodeId, tunnel: v1::OpenTunnel) -> bool {
+        self.table().nodes.get(node).is_some_and(|entry| entry.tunnels.try_send(tunnel).is_ok())
     }
 
     pub(crate) fn close(&self, node: &NodeId) {

@@ -40,3 +40,9 @@ pub(super) fn jax(rendezvous: &Rendezvous, position: &Position) -> Variables {
     add("OMPI_COMM_WORLD_LOCAL_SIZE", local_size.to_string());
     variables
 }
+
+/// The value of `JAX_LOCAL_DEVICE_IDS` for the one process of a node. Without it JAX takes Open
+/// MPI's local rank for the one device to use, and leaves the node's others idle.
+pub(super) fn all_devices(count: usize) -> String {
+    (0..count).map(|index| index.to_string()).collect::<Vec<_>>().join(",")
+}

@@ -225,6 +225,18 @@ fn jax_finds_open_mpis_variables_with_the_port_that_was_held() {
 }
 
 #[test]
+fn a_jax_process_that_has_a_node_to_itself_drives_all_its_devices() {
+    let mut gang = Gang::new(RankLayout::PerNode, &[4, 4]);
+    gang.spec.framework = Framework::Jax;
+    let variables = &gang.all()[1];
+    assert_eq!(variables["OMPI_COMM_WORLD_LOCAL_RANK"], "0");
+    assert_eq!(variables["JAX_LOCAL_DEVICE_IDS"], "0,1,2,3");
+    // One process per device: its local rank is the device.
+    gang.spec.layout = RankLayout::PerGpu;
+    assert!(!gang.all()[1].contains_key("JAX_LOCAL_DEVICE_IDS"));
+}
+
+#[test]
 fn the_users_values_stay_except_where_they_would_break_the_gang() {
     let mut gang = Gang::new(RankLayout::PerGpu, &[2]);
     gang.spec.environment = [

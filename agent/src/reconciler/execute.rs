@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use convoke_model::{Rank, Rendezvous, ReplicaKey};
+use convoke_model::{NodeRank, Rank, Rendezvous, ReplicaKey};
 use tokio::task::JoinError;
 use tracing::{error, info};
 
 use super::{Done, Reconciler, Slot, ledger_failed};
 use crate::clock::now;
+use crate::files::collect::Collector;
 use crate::host::Host;
 use crate::ledger;
+use crate::peers::watch_meeting;
 use crate::plan::Action;
 use crate::replica::Stage;
 use crate::services::TaskServices;
@@ -68,12 +70,8 @@ impl Reconciler {
         let ranks: Vec<Rank> =
             slot.replica.tasks.iter().filter(|(_, status)| status.is_none()).map(|(rank, _)| *rank).collect();
         slot.open_services(&self.host, &ranks);
-        let start = work::Start {
-            desired: slot.replica.desired.clone(),
-            rendezvous,
-            resume: slot.record.resume.clone(),
-            ranks,
-        };
+        let cluster = self.stamp.as_ref().map(|stamp| stamp.cluster.clone());
+        let start = work::Start { record: slot.record.clone(), rendezvous, ranks, cluster };
         let host = self.host.clone();
         self.spawn(key, async move { Done::Started(work::start(&host, &start).await) });
     }
@@ -83,8 +81,14 @@ impl Reconciler {
         slot.replica.stage = Stage::Finishing;
         self.host.reservations().release(&key);
         let drains: Vec<_> = slot.services.values().map(TaskServices::drain_checkpoints).collect();
+        let files = slot.collector.as_ref().map(Collector::drain);
         self.spawn(key, async move {
-            futures::future::join_all(drains).await;
+            let files = async {
+                if let Some(files) = files {
+                    files.await;
+                }
+            };
+            tokio::join!(futures::future::join_all(drains), files);
             Done::Finished
         });
     }
@@ -94,6 +98,7 @@ impl Reconciler {
         slot.abandon(&self.host);
         slot.replica.stage = Stage::Removing;
         let services = std::mem::take(&mut slot.services).into_values().collect();
+        slot.collector = None;
         let (host, tasks) = (self.host.clone(), slot.tasks());
         let worker_key = key.clone();
         self.spawn(key, async move {
@@ -145,17 +150,15 @@ impl Slot {
             Done::Prepared(Ok(prepared)) => {
                 self.record.resume = prepared.resume;
                 self.record.mounts = prepared.mounts;
+                self.record.inside = prepared.inside;
                 self.ports = prepared.ports;
+                self.probe = prepared.probe;
                 self.replica.stage = Stage::Ready(prepared.held);
             }
-            Done::Prepared(Err(refusal)) => {
-                info!(job = %self.replica.desired.job, "refused: {}", refusal.message);
-                host.reservations().release(&self.replica.desired.key());
-                self.replica.stage =
-                    Stage::Refused { message: refusal.message, retryable: refusal.retryable };
-            }
-            Done::Started(failed) => {
+            Done::Prepared(Err(refusal)) | Done::Started(Err(refusal)) => self.refuse(host, refusal),
+            Done::Started(Ok(failed)) => {
                 self.replica.stage = Stage::Started;
+                self.watch_meeting(host);
                 if !failed.is_empty() {
                     self.record.exits.extend(failed);
                     self.write(host);
@@ -166,14 +169,35 @@ impl Slot {
         }
     }
 
+    fn refuse(&mut self, host: &Host, refusal: Refusal) {
+        info!(job = %self.replica.desired.job, "refused: {}", refusal.message);
+        self.abandon(host);
+        self.replica.stage = Stage::Refused { message: refusal.message, retryable: refusal.retryable };
+    }
+
+    /// Node rank 0 of a gang of several nodes looks whether the others come.
+    pub(super) fn watch_meeting(&mut self, host: &Host) {
+        let desired = &self.replica.desired;
+        let watches = desired.node_count > 1 && desired.placement.node_rank == NodeRank(0);
+        if let Some(rendezvous) =
+            self.record.rendezvous.clone().filter(|_| watches && self.meeting.is_empty())
+        {
+            let about = work::about(&desired.key());
+            self.meeting.spawn(watch_meeting(rendezvous, host.warnings.clone(), about));
+        }
+    }
+
     /// Gives back what was prepared.
     fn abandon(&mut self, host: &Host) {
         self.abort_worker();
         self.ports.clear();
+        self.probe = None;
         host.reservations().release(&self.replica.desired.key());
     }
 
     fn end(&mut self, host: &Host) {
+        self.probe = None;
+        self.meeting.abort_all();
         self.replica.stage = Stage::Ended;
         self.record.ended = true;
         self.write(host);
@@ -200,8 +224,12 @@ impl Slot {
         };
     }
 
-    /// Makes sure that the tasks have their socket, their telemetry and their checkpoint watch.
+    /// Makes sure that the tasks have their socket, their telemetry and their checkpoint watch, and the
+    /// replica its collector.
     pub(super) fn open_services(&mut self, host: &Arc<Host>, ranks: &[Rank]) {
+        if self.collector.is_none() && !self.record.ended && !ranks.is_empty() {
+            self.collector = Collector::open(&host.files, &self.record.desired);
+        }
         for rank in ranks {
             self.services.entry(*rank).or_insert_with(|| TaskServices::open(host, &self.record, *rank));
         }

@@ -36,6 +36,8 @@ impl Reconciler {
         for record in records {
             slots.insert(record.desired.key(), recovered(&host, record));
         }
+        let known = slots.keys().chain(tasks.iter().map(|task| &task.replica)).cloned().collect();
+        host.files.sweep(&known);
         for task in tasks.iter().filter(|task| !slots.contains_key(&task.replica)) {
             warn!(%task, "is not this agent's by its ledger and is left alone");
         }
@@ -77,6 +79,9 @@ fn recovered(host: &Arc<Host>, record: Record) -> Slot {
     info!(job = %key.job, generation = %key.generation, tasks = started.len(), "taken over");
     let mut slot = Slot::new(replica, record);
     slot.open_services(host, &started);
+    if slot.replica.stage == Stage::Started {
+        slot.watch_meeting(host);
+    }
     slot
 }
 

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use convoke_model::{ExitStatus, RuntimeKind, TaskExit};
+use convoke_model::{ExitStatus, TaskExit};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -69,7 +69,9 @@ impl FakeRuntime {
             .map_err(io_error(format!("making the output of {key}")))?;
         let (kill_at, stop) = watch::channel(None);
         let pid = 0;
-        self.shared.tasks().insert(key.clone(), Task { status: TaskStatus::Running { pid }, kill_at });
+        self.shared
+            .tasks()
+            .insert(key.clone(), Task { status: TaskStatus::Running { pid, health: None }, kill_at });
         match script::parse(&spec.argv) {
             Ok(steps) => drop(tokio::spawn(self.shared.clone().play(key, steps, spool, stop))),
             Err(script::Unplayable { code, message }) => {
@@ -178,10 +180,6 @@ async fn ended_by(stop: &mut watch::Receiver<Option<Instant>>, deaf: bool) -> i3
 }
 
 impl Runtime for FakeRuntime {
-    fn kind(&self) -> RuntimeKind {
-        RuntimeKind::Process
-    }
-
     fn recover(&self) -> BoxFuture<'_, Result<Vec<TaskKey>, RuntimeError>> {
         std::future::ready(Ok(Vec::new())).boxed()
     }

@@ -11,6 +11,13 @@
 //!   output/       spool of stdout and stderr
 //!   metrics.jsonl $CONVOKE_METRICS
 //! ```
+//! A container's has no shim, and instead:
+//!
+//! ```text
+//!   container.json  which container; written before it is made
+//!   created         it was made: the engine's id of it
+//!   stopping        it was asked to end
+//! ```
 //! Who holds `shim.lock` may write `exit.json`; once that is there the task is never started. The
 //! directory is the agent's user's alone: the environment in `task.json` may hold secrets.
 
@@ -25,8 +32,8 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::TaskSpec;
 use super::procfs::ProcessId;
+use super::{TaskKey, TaskSpec};
 
 /// Room that the exit record surely needs, taken while there is some: a full disk must not lose it.
 const EXIT_RESERVE: usize = 4096;
@@ -45,6 +52,19 @@ pub(crate) struct TaskRecord {
     pub(crate) marker: String,
     /// Bytes of output that are kept.
     pub(crate) output_limit: u64,
+}
+
+/// `container.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    pub(crate) key: TaskKey,
+    /// The container's name.
+    pub(crate) name: String,
+    /// For messages.
+    pub(crate) image: String,
+    pub(crate) stop_signal: i32,
+    /// Bytes.
+    pub(crate) memory_limit: Option<u64>,
 }
 
 /// `started.json`.
@@ -82,6 +102,34 @@ impl TaskDir {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
         mkfifoat(CWD, self.control(), Mode::from_raw_mode(0o600))?;
         self.write("task.json", record)
+    }
+
+    /// Makes the directory of a task that will be a container.
+    pub(crate) fn create_container(&self, record: &ContainerRecord) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        self.write("container.json", record)
+    }
+
+    pub(crate) fn container(&self) -> io::Result<Option<ContainerRecord>> {
+        self.read("container.json")
+    }
+
+    /// Not fsynced: after a crash of the host the container's labels say it too.
+    pub(crate) fn mark_created(&self, id: &str) -> io::Result<()> {
+        fs::write(self.0.join("created"), id)
+    }
+
+    /// The id of the container, if it was made.
+    pub(crate) fn created(&self) -> Option<String> {
+        fs::read_to_string(self.0.join("created")).ok().filter(|id| !id.is_empty())
+    }
+
+    pub(crate) fn mark_stopping(&self) -> io::Result<()> {
+        File::create(self.0.join("stopping")).map(drop)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.0.join("stopping").exists()
     }
 
     pub(crate) fn log(&self) -> io::Result<File> {

@@ -9,29 +9,39 @@
 //! of the runtime: the task ends with code 127 or 126 and a message. [`RuntimeError`] is for what
 //! keeps the runtime itself from working.
 
+pub mod docker;
 pub mod fake;
 mod layout;
 pub mod process;
 pub(crate) mod procfs;
+mod runtimes;
 mod task;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use convoke_model::{RuntimeKind, TaskExit};
+use convoke_model::{Health, TaskExit};
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
+use crate::engine::{EngineError, create};
+
+pub use docker::DockerRuntime;
 pub use fake::FakeRuntime;
 pub use layout::TaskDir;
-pub(crate) use layout::{Started, TaskRecord};
+pub(crate) use layout::{ContainerRecord, Started, TaskRecord};
 pub use process::ProcessRuntime;
+pub use runtimes::Runtimes;
 pub use task::{Container, TaskKey, TaskSpec, working_dir};
 
 /// Where a task is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskStatus {
     Running {
+        /// 0 until it is known.
         pid: u32,
+        /// `None` without a health check.
+        health: Option<Health>,
     },
     /// The main process has ended; its descendants are being cleared away.
     Exited(TaskExit),
@@ -63,12 +73,23 @@ pub enum RuntimeError {
     Io { what: String, source: std::io::Error },
     #[error("the shim of task {task} did not start it: {problem}")]
     Shim { task: TaskKey, problem: String },
+    #[error("this agent runs no containers; start it with --docker-socket")]
+    NoEngine,
+    /// What is known of it: nothing before it was dialled.
+    #[error("the Docker Engine is not there{}", .0.as_ref().map_or(String::new(), |error| format!(": {error}")))]
+    Away(Option<Arc<EngineError>>),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Create(#[from] create::CreateError),
+    #[error(
+        "port {port} of this node is taken ({problem}); end what listens there (ss -ltnp shows it), or publish another port"
+    )]
+    PortTaken { port: String, problem: String },
 }
 
 /// A way to run tasks on this node. All verbs are idempotent towards their goal.
 pub trait Runtime: Send + Sync + 'static {
-    fn kind(&self) -> RuntimeKind;
-
     /// Finds the tasks that an earlier agent left, running or ended, and watches them again. Call
     /// once, before any other verb.
     fn recover(&self) -> BoxFuture<'_, Result<Vec<TaskKey>, RuntimeError>>;

@@ -18,7 +18,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use convoke_model::RuntimeKind;
 use futures::future::BoxFuture;
 use tokio::sync::watch as channel;
 
@@ -86,10 +85,6 @@ impl Shared {
 }
 
 impl Runtime for ProcessRuntime {
-    fn kind(&self) -> RuntimeKind {
-        RuntimeKind::Process
-    }
-
     fn recover(&self) -> BoxFuture<'_, Result<Vec<TaskKey>, RuntimeError>> {
         Box::pin(self.recover_all())
     }

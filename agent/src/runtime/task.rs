@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use convoke_model::{
-    ContainerOptions, DeviceId, GpuInjection, JobSpec, NodeId, Rank, ReplicaKey, ResourceLimits,
+    ClusterId, ContainerOptions, DeviceId, GpuInjection, JobSpec, NodeId, Rank, ReplicaKey, ResourceLimits,
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +56,9 @@ pub struct Container {
     pub name: String,
     /// The engine's id of the image, as prepared.
     pub image: String,
+    /// The image as the job names it, for messages.
+    #[serde(default)]
+    pub image_name: String,
     pub entrypoint: Option<Vec<String>>,
     /// Empty is the image's own, unless there is an entrypoint.
     pub command: Vec<String>,
@@ -69,6 +73,12 @@ pub struct Container {
     pub gpu_injection: Option<GpuInjection>,
     /// The job is a gang of several replicas: host networking unless it says otherwise.
     pub gang: bool,
+    /// How long the engine itself, when it shuts down, lets the task end.
+    #[serde(default)]
+    pub stop_grace: Option<Duration>,
+    /// The cluster that the job belongs to, for the container's labels.
+    #[serde(default)]
+    pub cluster: Option<ClusterId>,
     /// Name of the container of the same replica whose IPC namespace it joins; `None` for the first,
     /// which makes the namespace.
     pub ipc_of: Option<String>,

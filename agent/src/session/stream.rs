@@ -48,7 +48,7 @@ impl Session {
         };
         backoff.reset();
         self.said.clear();
-        info!(coordinator = self.url, node = %self.info.id, "connected");
+        info!(coordinator = self.url, node = %self.info.borrow().id, "connected");
         match self.converse(&outbox, &mut inbound, &terms, shutdown).await {
             Ok(()) => Lost::Ending,
             Err(lost) => lost,
@@ -63,7 +63,7 @@ impl Session {
         let (outbox, rx) = mpsc::channel(OUTBOX);
         let hello = v1::Hello {
             protocol_version: PROTOCOL_VERSION,
-            node: Some(self.info.clone().into()),
+            node: Some(self.info.borrow_and_update().clone().into()),
             instance: self.identity.instance.to_string(),
             cluster_id: self.identity.cluster.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
@@ -132,6 +132,8 @@ impl Session {
                     let observed = self.observed.borrow_and_update().clone();
                     send(outbox, Request::Observed(observed.into()), terms.patience).await?;
                 }
+                // Without a container engine nothing changes, and nobody would say so.
+                Ok(()) = self.info.changed() => return Err(Lost::Changed),
                 _ = beat.tick() => {
                     if heard.elapsed() > terms.patience { return Err(Lost::Silent(terms.patience)) }
                     sequence += 1;

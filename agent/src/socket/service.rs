@@ -2,7 +2,6 @@
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +16,10 @@ use tonic::{Code, Request, Response, Status};
 use super::World;
 use crate::checkpoint::{Outcome, Watch};
 use crate::host::Host;
-use crate::interfaces;
 use crate::link::{Client, will_pass};
 use crate::replica::task_ranks;
 use crate::runtime::TaskKey;
-use crate::work::checkpoint_dir;
+use crate::work::data_address;
 
 /// How long the agent goes on asking the coordinator for a trainer, unless the trainer's own
 /// deadline is shorter: a coordinator's restart fits in.
@@ -43,14 +41,10 @@ impl Trainer {
         Self { host, task, world, checkpoints }
     }
 
-    fn checkpoint_dir(&self) -> PathBuf {
-        checkpoint_dir(&self.host, &self.world.desired, self.task.rank)
-    }
-
     fn joined(&self) -> Result<v1::JoinResponse, Status> {
-        let World { desired, rendezvous, resume } = &self.world;
-        let data = interfaces::choose(&self.host.addresses, desired.spec.interface.as_deref())
-            .map_err(|e| refusal(Code::FailedPrecondition, "NO_INTERFACE", e.to_string()))?;
+        let World { desired, rendezvous, paths, .. } = &self.world;
+        let data = data_address(&self.host, desired)
+            .map_err(|e| refusal(Code::FailedPrecondition, "NO_INTERFACE", e))?;
         let local_rank = task_ranks(desired).iter().position(|r| *r == self.task.rank).unwrap_or_default();
         Ok(v1::JoinResponse {
             job_id: desired.job.to_string(),
@@ -67,9 +61,9 @@ impl Trainer {
             address: data.address.to_string(),
             master_addr: rendezvous.master_addr.to_string(),
             master_port: rendezvous.master_port.into(),
-            checkpoint_dir: self.checkpoint_dir().display().to_string(),
-            resume_from: resume.as_ref().map(|path| path.display().to_string()),
-            resume_step: resume.as_ref().and(desired.resume_from.as_ref()).map(|r| r.step.0),
+            checkpoint_dir: paths.checkpoints.inside.display().to_string(),
+            resume_from: paths.resume.as_ref().map(|place| place.inside.display().to_string()),
+            resume_step: paths.resume.as_ref().and(desired.resume_from.as_ref()).map(|r| r.step.0),
         })
     }
 
@@ -183,7 +177,7 @@ impl TrainerService for Trainer {
                 "only rank 0 writes this job's checkpoints; set x-convoke.checkpoint.shards: all otherwise";
             return Err(refusal(Code::FailedPrecondition, "NOT_A_WRITER", message));
         };
-        let directory = self.checkpoint_dir().join(format!("step-{step}"));
+        let directory = self.world.paths.checkpoints.host.join(format!("step-{step}"));
         if !directory.is_dir() && !checkpoints.is_settled(step) {
             let message = format!("{} is not there; rename it into place first", directory.display());
             return Err(refusal(Code::NotFound, "NO_SUCH_STEP", message));

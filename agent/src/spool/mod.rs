@@ -1,5 +1,5 @@
-//! A task's output on disk: a bounded run of numbered lines, written by one process (the shim) and
-//! read by another (the agent, and the next agent).
+//! A task's output on disk: a bounded run of numbered lines, written by one process (the shim, or the
+//! agent for a container) and read by another (the agent, and the next agent).
 //!
 //! A spool is a directory of segments, each named by its first line's number. A line on disk is
 //! `<number> <unix ms> <o|e|c> <text>\n`, so a person can read it with `cat`. The file `writing`
@@ -10,6 +10,7 @@
 //! the disk takes nothing at all; then the writer says how many are missing as soon as it can, or
 //! the reader does at the end. A torn last line (its writer was killed) is left out.
 
+mod ends;
 mod reader;
 mod tail;
 mod writer;
@@ -22,8 +23,10 @@ use std::path::Path;
 
 use convoke_model::Timestamp;
 
+pub use ends::{End, Ends};
 pub use reader::Reader;
 pub use tail::LineTail;
+pub(crate) use writer::pieces;
 pub use writer::{Writer, seal};
 
 /// Longer lines are split. The same bound as on the wire.

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use convoke_model::Timestamp;
 
-use super::{LineTail, MAX_LINE, Reader, Source, Writer, list, seal};
+use super::{End, LineTail, MAX_LINE, Reader, Source, Writer, list, seal};
 
 const AT: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -144,4 +144,50 @@ fn a_tails_line_without_end_does_not_fill_memory() {
     assert_eq!((first.lines.len(), first.lines[0].text.len()), (1, MAX_LINE));
     let rest = tail.read(1000, true).unwrap();
     assert_eq!((texts(&rest), rest.ended), (vec!["short"], true));
+}
+
+#[test]
+fn a_dead_writers_spool_goes_on_after_its_last_whole_line() {
+    let (dir, mut writer) = spool(1 << 20);
+    let later = Timestamp(AT.0 + 1);
+    writer.push(AT, Source::Stderr, b"one");
+    writer.push(AT, Source::Stdout, b"two");
+    writer.push(later, Source::Stdout, b"three");
+    writer.push(later, Source::Convoke, b"a remark");
+    writer.push(later, Source::Stdout, b"four");
+    writer.flush();
+    drop(writer);
+    let segment = dir.path().join(super::segment_name(0));
+    fs::OpenOptions::new().append(true).open(segment).unwrap().write_all(b"5 1700000 o to").unwrap();
+    let (mut writer, ends) = Writer::resume(dir.path(), 1 << 20).unwrap().unwrap();
+    assert_eq!(ends.stdout, Some(End { at: later, lines: 2 }));
+    assert_eq!(ends.stderr, Some(End { at: AT, lines: 1 }));
+    writer.push(later, Source::Stdout, b"five");
+    writer.finish().unwrap();
+    let batch = Reader::new(dir.path().to_owned(), 0).read(1000).unwrap();
+    assert_eq!(texts(&batch), ["one", "two", "three", "a remark", "four", "five"]);
+    assert!(batch.ended && batch.lines.iter().enumerate().all(|(n, line)| line.sequence == n as u64));
+    assert!(Writer::resume(dir.path(), 1 << 20).unwrap().is_none(), "it is sealed");
+}
+
+#[test]
+fn a_spool_of_several_segments_goes_on_in_its_last_and_keeps_to_its_bound() {
+    let limit = 32 * 2 * super::writer::BUFFER as u64;
+    let (dir, mut writer) = spool(limit);
+    for n in 0..60_000 {
+        writer.push(AT, Source::Stdout, format!("{n:0100}").as_bytes());
+    }
+    writer.flush();
+    drop(writer);
+    let (mut writer, ends) = Writer::resume(dir.path(), limit).unwrap().unwrap();
+    assert!(ends.stdout.unwrap().lines > 1000, "the lines of one instant are counted");
+    for n in 60_000..200_000 {
+        writer.push(AT, Source::Stdout, format!("{n:0100}").as_bytes());
+    }
+    writer.finish().unwrap();
+    let on_disk: u64 = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+    assert!(on_disk <= limit + super::writer::BUFFER as u64, "{on_disk}");
+    let batch = Reader::new(dir.path().to_owned(), 0).read(usize::MAX).unwrap();
+    assert_eq!(batch.lines.last().unwrap().text, format!("{:0100}", 199_999));
+    assert!(batch.lines.windows(2).all(|w| w[1].sequence == w[0].sequence + 1));
 }

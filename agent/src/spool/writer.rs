@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use convoke_model::Timestamp;
 
-use super::{Line, MAX_LINE, Source, WRITING, cut, end_name, list, segment_name};
+use super::{Ends, Line, MAX_LINE, Source, WRITING, cut, end_name, list, segment_name};
 
 /// A spool keeps this many segments at its bound: dropping one loses little of what is kept.
 const SEGMENTS: u64 = 32;
@@ -51,6 +51,37 @@ impl Writer {
         })
     }
 
+    /// Goes on with the spool of a writer that died: after its last whole line. Returns what it holds
+    /// of each source too; `None` for a spool that is sealed.
+    pub fn resume(dir: &Path, limit: u64) -> io::Result<Option<(Self, Ends)>> {
+        let listing = list(dir)?;
+        if listing.end.is_some() {
+            return Ok(None);
+        }
+        let Some(&last) = listing.segments.last() else {
+            return Ok(Some((Self::create(dir, limit)?, Ends::default())));
+        };
+        let mut ends = Ends::default();
+        // A few lines of the segment before may belong to the same instant.
+        let before = listing.segments.len().saturating_sub(2);
+        let (mut next, mut size) = (last, 0);
+        for &segment in &listing.segments[before..] {
+            size = 0;
+            for piece in fs::read(dir.join(segment_name(segment)))?.split_inclusive(|b| *b == b'\n') {
+                let Some(line) = Line::decode(piece) else { break };
+                size += piece.len() as u64;
+                next = line.sequence + 1;
+                ends.count(line.source, line.at);
+            }
+        }
+        let current = open_segment(dir, last)?;
+        current.set_len(size)?;
+        let mut writer = Self::create(dir, limit)?;
+        writer.segments = listing.segments.into();
+        (writer.current, writer.size, writer.next) = (current, size, next);
+        Ok(Some((writer, ends)))
+    }
+
     /// Adds what `source` printed up to (and without) a newline. Bytes that are not UTF-8 are
     /// replaced; more than [`MAX_LINE`] becomes several lines.
     pub fn push(&mut self, at: Timestamp, source: Source, bytes: &[u8]) {
@@ -59,16 +90,9 @@ impl Writer {
             self.add(at, Source::Convoke, format!("{count} lines of output were lost here: {why}"));
             self.buffered.1 += count; // Still unmarked if this mark is lost too.
         }
-        let text = String::from_utf8_lossy(bytes);
-        let mut rest = text.as_bytes();
-        loop {
-            let (piece, more) = rest.split_at(cut(rest, MAX_LINE));
-            self.add(at, source, String::from_utf8_lossy(piece).into_owned());
+        for piece in pieces(bytes) {
+            self.add(at, source, piece);
             self.buffered.1 += 1;
-            if more.is_empty() {
-                break;
-            }
-            rest = more;
         }
         if self.buffer.len() >= BUFFER {
             self.flush();
@@ -165,6 +189,21 @@ pub fn seal(dir: &Path) -> io::Result<()> {
         File::create(&writing)?;
     }
     fs::rename(writing, dir.join(end_name(next)))
+}
+
+/// What was printed up to a newline, as the lines that a spool makes of it.
+pub(crate) fn pieces(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut rest = text.as_bytes();
+    let mut pieces = Vec::with_capacity(1);
+    loop {
+        let (piece, more) = rest.split_at(cut(rest, MAX_LINE));
+        pieces.push(String::from_utf8_lossy(piece).into_owned());
+        if more.is_empty() {
+            return pieces;
+        }
+        rest = more;
+    }
 }
 
 fn open_segment(dir: &Path, first: u64) -> io::Result<File> {

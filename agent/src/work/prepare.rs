@@ -8,9 +8,11 @@ use convoke_model::{DesiredReplica, NodeAddress};
 use crate::checkpoint::fetch;
 use crate::files::HostMount;
 use crate::host::Host;
+use crate::peers::ProbeListener;
 use crate::ports::HeldPort;
 use crate::replica::{Held, task_ranks};
-use crate::work::checkpoint_dir;
+use crate::work::paths::{Inside, checkpoints, make_checkpoint_dir};
+use crate::work::{inside, network};
 use crate::{files, interfaces, runtime};
 
 /// A replica that can be started.
@@ -19,7 +21,11 @@ pub struct Prepared {
     pub held: Held,
     /// Held until the tasks start.
     pub ports: Vec<HeldPort>,
+    /// Answers the peers of a gang, until the replica is over.
+    pub probe: Option<ProbeListener>,
     pub mounts: Vec<HostMount>,
+    /// `None` for processes of the host.
+    pub inside: Option<Inside>,
     /// Directory of the checkpoint to start from.
     pub resume: Option<PathBuf>,
 }
@@ -33,7 +39,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn for_good(message: impl ToString) -> Self {
+    pub fn for_good(message: impl ToString) -> Self {
         Self { message: message.to_string(), retryable: false }
     }
 
@@ -45,14 +51,16 @@ impl Refusal {
 /// Prepares a replica whose devices are reserved. What it holds is released when the result is
 /// dropped.
 pub async fn prepare(host: &Host, desired: &DesiredReplica) -> Result<Prepared, Refusal> {
-    let data = check(host, desired)?;
+    let data = check(host, desired).await?;
+    check_interfaces(desired)?;
     hold_and_fetch(host, desired, data).await
 }
 
-fn check<'a>(host: &'a Host, desired: &DesiredReplica) -> Result<&'a NodeAddress, Refusal> {
+async fn check(host: &Host, desired: &DesiredReplica) -> Result<NodeAddress, Refusal> {
     let spec = &desired.spec;
     if spec.image.is_some() {
-        return Err(Refusal::for_good(format!("node {} cannot run containers; remove `image`", host.node)));
+        inside::reached(host).await?;
+        return network::data(host, desired).map_err(Refusal::for_good);
     }
     if !host.allow_processes {
         return Err(Refusal::for_good(format!(
@@ -68,24 +76,36 @@ fn check<'a>(host: &'a Host, desired: &DesiredReplica) -> Result<&'a NodeAddress
             host.node
         )));
     }
-    interfaces::choose(&host.addresses, spec.interface.as_deref()).map_err(Refusal::for_good)
+    interfaces::choose(&host.addresses, spec.interface.as_deref()).cloned().map_err(Refusal::for_good)
+}
+
+/// The interfaces that the job's own variables name, where its tasks see the node's.
+fn check_interfaces(desired: &DesiredReplica) -> Result<(), Refusal> {
+    if !network::is_the_nodes(desired) {
+        return Ok(());
+    }
+    let names =
+        interfaces::names().map_err(|e| Refusal::for_now(format!("cannot list its interfaces: {e}")))?;
+    interfaces::check_variables(&desired.spec.environment, &names).map_err(Refusal::for_good)
 }
 
 async fn hold_and_fetch(
     host: &Host,
     desired: &DesiredReplica,
-    data: &NodeAddress,
+    data: NodeAddress,
 ) -> Result<Prepared, Refusal> {
     let key = desired.key();
     let ranks = task_ranks(desired);
+    let mounts = files::lay_out(host, desired).await?;
+    let inside = inside::prepare(host, desired, &mounts).await?;
     for rank in &ranks {
-        let directory = checkpoint_dir(host, desired, *rank);
-        std::fs::create_dir_all(&directory).map_err(|e| {
-            Refusal::for_now(format!("cannot make the checkpoint directory {}: {e}", directory.display()))
+        let place = checkpoints(host, desired, inside.as_ref(), *rank);
+        make_checkpoint_dir(&place, inside.as_ref()).map_err(|e| {
+            Refusal::for_now(format!("cannot make the checkpoint directory {}: {e}", place.host.display()))
         })?;
     }
     // The first is the master port, then one for each task.
-    let ports = host
+    let mut ports = host
         .ports()
         .hold(data.address, 1 + ranks.len())
         .map_err(|e| Refusal::for_now(format!("no ports on {}: {e}", data.address)))?;
@@ -100,7 +120,12 @@ async fn hold_and_fetch(
         }
         None => None,
     };
-    let mounts = files::lay_out(host, desired).await?;
+    let probe = match desired.node_count {
+        1 => None,
+        _ => Some(ProbeListener::open(data.address, &host.node, &key).await.map_err(|e| {
+            Refusal::for_now(format!("cannot listen on {} for its peers' probes: {e}", data.address))
+        })?),
+    };
     let numbers: Vec<u16> = ports.iter().map(HeldPort::port).collect();
     let (master_port, task_ports) =
         numbers.split_first().ok_or_else(|| Refusal::for_now("no ports were held"))?;
@@ -108,8 +133,12 @@ async fn hold_and_fetch(
         address: data.address,
         master_port: *master_port,
         task_ports: task_ports.to_vec(),
-        probe_port: None,
-        image: None,
+        probe_port: probe.as_ref().map(ProbeListener::port),
+        image: inside.as_ref().map(|inside| inside.image.clone()),
     };
-    Ok(Prepared { held, ports, mounts, resume })
+    if !network::is_the_nodes(desired) {
+        // Only numbers: they are ports of the container's own network.
+        ports.clear();
+    }
+    Ok(Prepared { held, ports, probe, mounts, inside, resume })
 }

@@ -43,6 +43,8 @@ async fn remove_files(host: &Host, key: &ReplicaKey, tasks: &[TaskKey]) -> Resul
         }
         remove_dir(&host.home.socket_dir(key, task.rank)).await?;
     }
+    // What is mounted goes first.
+    host.files.remove(key).await?;
     remove_dir(&host.home.replica_dir(key)).await
 }
 

@@ -1,44 +1,71 @@
 //! Starting a replica's tasks.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use convoke_model::{DesiredReplica, ExitStatus, Rank, Rendezvous, Shards, TaskExit};
+use convoke_model::{
+    ClusterId, DesiredReplica, DeviceId, DeviceKind, ExitStatus, Rank, RankLayout, Rendezvous, TaskExit,
+};
 use tracing::{info, warn};
 
+use super::network;
+use super::paths::{Inside, TaskPaths};
+use super::with_sources;
 use crate::clock::now;
 use crate::env::{Facts, task_environment};
-use crate::home::socket_in;
 use crate::host::Host;
-use crate::interfaces;
+use crate::ledger::Record;
+use crate::peers::reach;
 use crate::replica::task_ranks;
-use crate::runtime::{RuntimeError, TaskKey, TaskSpec, working_dir};
+use crate::runtime::{Container, RuntimeError, TaskKey, TaskSpec, working_dir};
+use crate::work::Refusal;
 
-/// How long a task may take to start: a fork and an exec, on a host that may be swapping.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a task may take to start: a fork and an exec, or a container, on a host that may be
+/// swapping.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Exit code of a command that was found but cannot be run, as shells have it.
 const CANNOT_RUN: i32 = 126;
 
 /// What the tasks are started with.
 #[derive(Debug, Clone)]
 pub struct Start {
-    pub desired: DesiredReplica,
+    pub record: Record,
     pub rendezvous: Rendezvous,
-    pub resume: Option<PathBuf>,
     /// First ranks of the tasks to start.
     pub ranks: Vec<Rank>,
+    pub cluster: Option<ClusterId>,
 }
 
-/// Starts the tasks, all at once. Returns the exits of those that never will run and of which the
-/// runtime knows nothing.
-pub async fn start(host: &Host, start: &Start) -> BTreeMap<Rank, TaskExit> {
-    let starting = start.ranks.iter().map(|rank| async move {
-        let exit = start_one(host, start, *rank).await.err()?;
-        warn!(job = %start.desired.job, %rank, message = exit.message, "task could not be started");
-        Some((*rank, exit))
-    });
-    futures::future::join_all(starting).await.into_iter().flatten().collect()
+/// Starts the tasks, all at once, if every peer is within reach; of containers the first one first, since
+/// the others join it. Returns the exits of those that never will run and of which the runtime knows
+/// nothing.
+pub async fn start(host: &Host, start: &Start) -> Result<BTreeMap<Rank, TaskExit>, Refusal> {
+    check_peers(host, start).await?;
+    let desired = &start.record.desired;
+    let first = task_ranks(desired).first().copied();
+    let joined = desired.spec.image.is_some();
+    let (leading, rest): (Vec<Rank>, Vec<Rank>) =
+        start.ranks.iter().partition(|rank| joined && Some(**rank) == first);
+    let mut failed = BTreeMap::new();
+    for ranks in [leading, rest] {
+        let starting = ranks.iter().map(|rank| async move {
+            let exit = start_one(host, start, *rank).await.err()?;
+            warn!(job = %desired.job, %rank, message = exit.message, "task could not be started");
+            Some((*rank, exit))
+        });
+        failed.extend(futures::future::join_all(starting).await.into_iter().flatten());
+    }
+    Ok(failed)
+}
+
+async fn check_peers(host: &Host, start: &Start) -> Result<(), Refusal> {
+    let desired = &start.record.desired;
+    // Some run already: their peers were within reach, and may be past answering.
+    if start.ranks.len() < task_ranks(desired).len() {
+        return Ok(());
+    }
+    let data = network::data(host, desired).map_err(Refusal::for_now)?;
+    reach(&data, &host.node, &desired.key(), &start.rendezvous).await.map_err(Refusal::for_now)
 }
 
 async fn start_one(host: &Host, start: &Start, rank: Rank) -> Result<(), TaskExit> {
@@ -60,22 +87,21 @@ async fn start_one(host: &Host, start: &Start, rank: Rank) -> Result<(), TaskExi
 }
 
 fn task_spec(host: &Host, start: &Start, rank: Rank) -> Result<TaskSpec, String> {
-    let desired = &start.desired;
+    let Record { desired, inside, resume, .. } = &start.record;
     let key = TaskKey { replica: desired.key(), rank };
-    let files = host.runtime.task_dir(&key);
+    let paths = TaskPaths::of(host, desired, inside.as_ref(), resume.as_deref(), rank);
     let index = task_ranks(desired).iter().position(|r| *r == rank).unwrap_or_default();
-    let data =
-        interfaces::choose(&host.addresses, desired.spec.interface.as_deref()).map_err(|e| e.to_string())?;
+    let data = network::data(host, desired)?;
     let environment = task_environment(&Facts {
         replica: desired,
         rendezvous: &start.rendezvous,
         task_index: u32::try_from(index).expect("device lists are bounded by MAX_DEVICES_PER_REPLICA"),
-        data,
-        socket: &socket_in(&host.home.socket_dir(&key.replica, rank)),
-        checkpoint_dir: &checkpoint_dir(host, desired, rank),
-        resume_from: start.resume.as_deref(),
-        metrics: &files.metrics(),
-        log_dir: &files.path().join("torchrun"),
+        data: &data,
+        socket: &paths.socket(),
+        checkpoint_dir: &paths.checkpoints.inside,
+        resume_from: paths.resume.as_ref().map(|place| place.inside.as_path()),
+        metrics: &paths.metrics.inside,
+        log_dir: &paths.log_dir.inside,
         visibility: &host.devices.visibility(&desired.placement.devices),
         node: &BTreeMap::new(),
     })
@@ -83,6 +109,10 @@ fn task_spec(host: &Host, start: &Start, rank: Rank) -> Result<TaskSpec, String>
     for note in &environment.notes {
         info!(job = %desired.job, %rank, "{note}");
     }
+    let container = match inside {
+        Some(inside) => Some(Box::new(container(host, start, inside, &paths, rank)?)),
+        None => None,
+    };
     Ok(TaskSpec {
         key,
         node: host.node.clone(),
@@ -90,40 +120,66 @@ fn task_spec(host: &Host, start: &Start, rank: Rank) -> Result<TaskSpec, String>
         environment: environment.variables,
         working_dir: working_dir(&desired.spec),
         stop_signal: desired.spec.stop_signal,
-        container: None,
+        container,
     })
 }
 
-/// Where a task leaves its finished `step-<n>/`: one for each task, except where the job names a
-/// directory and only rank 0 writes to it.
-pub fn checkpoint_dir(host: &Host, desired: &DesiredReplica, rank: Rank) -> PathBuf {
-    match &desired.spec.checkpoint.dir {
-        None => host.home.checkpoint_dir(&desired.key(), rank),
-        Some(directory) => {
-            let directory = Path::new(&desired.spec.project_dir).join(directory);
-            match desired.spec.checkpoint.shards {
-                Shards::RankZero => directory,
-                Shards::All => directory.join(format!("rank-{rank}")),
-            }
+fn container(
+    host: &Host,
+    start: &Start,
+    inside: &Inside,
+    paths: &TaskPaths,
+    rank: Rank,
+) -> Result<Container, String> {
+    let desired = &start.record.desired;
+    let spec = &desired.spec;
+    let docker = host.docker.as_ref().ok_or_else(|| RuntimeError::NoEngine.to_string())?;
+    paths.make().map_err(|e| format!("cannot make what the container of rank {rank} mounts: {e}"))?;
+    let ranks = task_ranks(desired);
+    let name = |rank| container_name(desired, rank, docker.instance());
+    let first = ranks.first().copied().filter(|first| *first != rank);
+    let mounts = start.record.mounts.iter().cloned().chain(paths.mounts(inside));
+    Ok(Container {
+        name: name(rank),
+        image: inside.image.clone(),
+        image_name: spec.image.clone().unwrap_or_default(),
+        entrypoint: spec.entrypoint.clone(),
+        command: spec.command.clone(),
+        working_dir: spec.working_dir.clone(),
+        mounts: mounts.collect(),
+        options: spec.container.clone(),
+        limits: spec.limits.clone(),
+        gpus: gpus(host, desired),
+        gpu_injection: docker.reached().map_err(|e| e.to_string())?.info.gpu_injection,
+        gang: desired.node_count > 1,
+        stop_grace: Some(spec.stop_grace),
+        cluster: start.cluster.clone(),
+        ipc_of: first.map(name),
+    })
+}
+
+/// The job's `container_name` and the task's number in the gang; else a name that no other generation,
+/// task or agent uses.
+fn container_name(desired: &DesiredReplica, rank: Rank, instance: &str) -> String {
+    let number = match desired.spec.layout {
+        RankLayout::PerNode => desired.placement.node_rank.to_string(),
+        RankLayout::PerGpu => rank.to_string(),
+    };
+    match &desired.spec.container.container_name {
+        Some(base) => format!("{base}-{number}"),
+        None => {
+            let instance: String = instance.chars().filter(char::is_ascii_alphanumeric).take(6).collect();
+            format!("convoke-{}-g{}-{number}-{instance}", desired.job, desired.generation)
         }
     }
+}
+
+/// The GPUs among the replica's devices.
+fn gpus(host: &Host, desired: &DesiredReplica) -> Vec<DeviceId> {
+    let is_gpu = |id: &&DeviceId| host.inventory.iter().any(|d| d.id == **id && d.kind == DeviceKind::Gpu);
+    desired.placement.devices.iter().filter(is_gpu).cloned().collect()
 }
 
 fn failed(status: ExitStatus, message: String) -> TaskExit {
     TaskExit { status, at: now(), stopped: false, message: Some(message) }
-}
-
-/// The error and what caused it, in one line.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Some errors print their source themselves.
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

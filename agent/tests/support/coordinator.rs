@@ -1,5 +1,7 @@
 //! A coordinator that says what the test tells it to, and remembers what it heard.
 
+mod files;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -10,6 +12,7 @@ use convoke_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use convoke_proto::v1::control_request::Message as FromAgent;
 use convoke_proto::v1::control_response::Message as ToAgent;
 use convoke_proto::v1::fetch_checkpoint_response::Part as FetchPart;
+use convoke_proto::v1::file_service_server::FileServiceServer;
 use convoke_proto::v1::upload_checkpoint_request::Part as UploadPart;
 use convoke_proto::{refusal, v1};
 use convoke_transport::{Shutdown, ShutdownTrigger, serve, shutdown};
@@ -22,6 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use self::files::FileMemory;
 use super::DEADLINE;
 
 /// Job, generation, rank, kind.
@@ -45,6 +49,7 @@ pub struct Memory {
     /// Refuses uploads.
     pub refuse_upload: Option<Status>,
     pub unique_ids: BTreeMap<String, bytes::Bytes>,
+    pub files: FileMemory,
 }
 
 pub struct Coordinator {
@@ -91,7 +96,8 @@ impl Coordinator {
     fn serve(&mut self, listener: TcpListener) {
         let (trigger, stopping) = shutdown();
         let service = Service { shared: self.shared.clone(), stopping: stopping.clone() };
-        let routes = Routes::new(AgentServiceServer::new(service));
+        let files = FileServiceServer::new(service.clone());
+        let routes = Routes::new(AgentServiceServer::new(service)).add_service(files);
         let serving = tokio::spawn(async move { serve(listener, routes, stopping).await.unwrap() });
         self.serving = Some((trigger, serving));
     }
@@ -129,6 +135,12 @@ impl Coordinator {
 
     pub fn memory(&self) -> MutexGuard<'_, Memory> {
         self.shared.memory.lock().unwrap()
+    }
+
+    /// Changes what it will do, and wakes whoever waits for that.
+    pub fn change(&self, change: impl FnOnce(&mut Memory)) {
+        change(&mut self.memory());
+        self.shared.changed.send_modify(|n| *n += 1);
     }
 
     /// Waits until `look` finds something in what was heard.

@@ -1,6 +1,7 @@
 //! A scripted coordinator, and agents as the processes that they are.
 #![allow(
     dead_code,
+    unused_imports,
     unreachable_pub,
     clippy::unwrap_used,
     reason = "a part of tests; each file uses some of it"
@@ -8,6 +9,7 @@
 
 mod agent;
 mod coordinator;
+mod files;
 #[path = "../../src/testing.rs"]
 mod testing;
 
@@ -16,7 +18,8 @@ use std::time::Duration;
 use convoke_model::{DesiredReplica, RankLayout, Rendezvous, ReplicaGoal};
 
 pub use agent::Site;
-pub use coordinator::Coordinator;
+pub use coordinator::{Coordinator, Memory};
+pub use files::{Node, bind, container, digest_of, names, paths, tree};
 
 /// No wait of a test is longer: what takes longer has failed.
 pub const DEADLINE: Duration = Duration::from_secs(30);

@@ -89,12 +89,12 @@ fn service(job: &JobSpec) -> Json {
 fn deploy(job: &JobSpec) -> Json {
     let mut resources = Map::new();
     put(&mut resources, "limits", limits(&job.limits));
-    put(&mut resources, "reservations", json!({"devices": [devices(&job.devices)]}));
+    if job.devices.count != DeviceCount::Count(0) {
+        put(&mut resources, "reservations", json!({"devices": [devices(&job.devices)]}));
+    }
     let constraints: Vec<Json> = job.constraints.iter().map(|c| constraint(c).into()).collect();
-    let mut out = Map::from_iter([
-        ("replicas".to_owned(), job.replicas.into()),
-        ("resources".to_owned(), Json::Object(resources)),
-    ]);
+    let mut out = Map::from_iter([("replicas".to_owned(), job.replicas.into())]);
+    put(&mut out, "resources", Json::Object(resources));
     if job.restart != RestartPolicy::default() {
         put(&mut out, "restart_policy", restart(&job.restart));
     }
@@ -132,7 +132,7 @@ fn devices(request: &DeviceRequest) -> Json {
 /// A Compose file knows one budget; the model's two are the same in every spec that came from one.
 fn restart(policy: &RestartPolicy) -> Json {
     let mut out = Map::new();
-    put(&mut out, "condition", if policy.application == Some(0) { "none" } else { "any" });
+    put(&mut out, "condition", if policy.application == Some(0) { "none" } else { "on-failure" });
     put(&mut out, "max_attempts", policy.application);
     put(&mut out, "delay", duration_text(policy.delay));
     Json::Object(out)

@@ -67,6 +67,14 @@ pub(crate) fn absolute(dir: &Path, path: &Path) -> PathBuf {
     out
 }
 
+/// A path that starts at the submitter's home (`~` or `~/x`) written out; others as they are.
+pub(crate) fn from_home(vars: &BTreeMap<String, String>, path: &str) -> String {
+    match (path.strip_prefix('~'), vars.get("HOME")) {
+        (Some(below), Some(home)) if below.is_empty() || below.starts_with('/') => format!("{home}{below}"),
+        _ => path.to_owned(),
+    }
+}
+
 /// An absolute path as seen from `dir`: `./x` below it, `../x` beside it.
 pub(crate) fn relative(dir: &Path, path: &Path) -> String {
     let shared = dir.components().zip(path.components()).take_while(|(a, b)| a == b).count();
@@ -106,5 +114,9 @@ mod tests {
         assert_eq!(relative(dir, Path::new("/home/u/project/data")), "./data");
         assert_eq!(relative(dir, Path::new("/home/u/x/y")), "../x/y");
         assert_eq!(relative(dir, dir), ".");
+        let vars = BTreeMap::from([("HOME".to_owned(), "/home/u".to_owned())]);
+        for (path, whole) in [("~/x", "/home/u/x"), ("~", "/home/u"), ("~v/x", "~v/x"), ("./~", "./~")] {
+            assert_eq!(from_home(&vars, path), whole);
+        }
     }
 }

@@ -18,6 +18,7 @@ mod name;
 mod project;
 mod report;
 mod service;
+mod sharing;
 mod toplevel;
 mod tree;
 mod units;

@@ -13,6 +13,8 @@ enum Rule {
     Replace,
     /// `KEY=value` lists and maps alike.
     Pairs,
+    /// `HOST:ADDRESS` lists and maps alike.
+    Hosts,
     /// A list of names, or a map by name.
     Names,
     /// A single value stands for a map with this key.
@@ -33,6 +35,7 @@ fn rule(path: &[String]) -> Rule {
         | ["healthcheck", "test"]
         | ["deploy", "resources", "reservations", "devices"] => Rule::Replace,
         ["environment" | "labels"] | ["build", "args" | "labels"] | ["deploy", "labels"] => Rule::Pairs,
+        ["extra_hosts"] => Rule::Hosts,
         ["depends_on"] => Rule::Names,
         ["build"] => Rule::Short("context"),
         ["extends"] => Rule::Short("service"),
@@ -58,6 +61,7 @@ pub(crate) fn merge(base: Node, over: Node, path: &mut Vec<String>) -> Node {
         Rule::Deep => (base, over),
         Rule::Replace => return over,
         Rule::Pairs => (as_pairs(base), as_pairs(over)),
+        Rule::Hosts => (as_hosts(base), as_hosts(over)),
         Rule::Names => (as_names(base), as_names(over)),
         Rule::Short(key) => (as_map(base, key), as_map(over, key)),
         Rule::Many => (as_list(base), as_list(over)),
@@ -138,6 +142,13 @@ fn as_pairs(node: Node) -> Node {
     as_entries(node, |text, item| match text.split_once('=') {
         Some((key, value)) => entry(key, Value::Scalar(value.to_owned()), item),
         None => entry(text, Value::Null, item),
+    })
+}
+
+fn as_hosts(node: Node) -> Node {
+    as_entries(node, |text, item| {
+        let (host, address) = text.split_once('=').or_else(|| text.split_once(':')).unwrap_or((text, ""));
+        entry(host, Value::Scalar(address.to_owned()), item)
     })
 }
 

@@ -14,7 +14,7 @@ use crate::merge::{merge, settle};
 use crate::report::{ComposeErrors, Note, Report};
 use crate::toplevel::{self, TopLevel};
 use crate::tree::{Node, Value};
-use crate::{envfile, name, service, yaml};
+use crate::{envfile, name, service, sharing, yaml};
 
 /// What a load takes from the command line and the process.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +34,8 @@ pub struct LoadOptions {
     pub env_files: Vec<PathBuf>,
     /// `--profile`; `COMPOSE_PROFILES` adds to them. `*` is all.
     pub profiles: Vec<String>,
-    /// Only these services, whatever their profiles; empty: all that the profiles select.
+    /// Only these services, whatever their profiles, and those they wait for (`depends_on`); empty: all
+    /// that the profiles select.
     pub services: Vec<String>,
     /// `--nodes`: overrides every `deploy.replicas`.
     pub nodes: Option<u32>,
@@ -248,9 +249,14 @@ impl Loader<'_> {
             files: self.files,
             top: &top,
             nodes: self.options.nodes,
+            training: selected.iter().any(|(_, at)| service::reserves(at)),
             active: &active,
         };
-        selected.iter().filter_map(|(name, at)| service::read(&scope, name, at, &mut self.report)).collect()
+        let services = selected.iter();
+        let services = services.filter_map(|(name, at)| service::read(&scope, name, at, &mut self.report));
+        let (mut jobs, claims): (Vec<_>, Vec<_>) = services.map(|s| (s.job, s.claim)).unzip();
+        sharing::settle(&mut jobs, claims.into_iter().flatten().collect(), &mut self.report);
+        jobs
     }
 }
 

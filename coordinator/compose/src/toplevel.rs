@@ -1,6 +1,6 @@
 //! The keys at the top of a file, and which services are meant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cursor::{Cursor, Unsupported};
 use crate::project::LoadOptions;
@@ -129,9 +129,10 @@ pub(crate) fn select<'a>(
             report.problem(None, "", message);
         }
     }
+    let wanted = (!options.services.is_empty()).then(|| with_dependencies(&services, options, profiles));
     let mut selected: Vec<(String, Cursor<'a>)> = Vec::new();
     for (entry, at) in services {
-        if is_selected(entry, &at, profiles, options, report) {
+        if is_selected(entry, &at, profiles, wanted.as_ref(), report) {
             selected.push((entry.key.clone(), at));
         }
     }
@@ -142,11 +143,47 @@ pub(crate) fn select<'a>(
     selected
 }
 
+/// The services that are named, and what those wait for, as far as the profiles allow. Naming a
+/// service chooses its profiles as well.
+fn with_dependencies<'a>(
+    services: &[(&'a Entry, Cursor<'a>)],
+    options: &'a LoadOptions,
+    profiles: &[String],
+) -> BTreeSet<&'a str> {
+    let find = |name: &str| services.iter().find(|(entry, _)| entry.key == name).map(|(_, at)| at);
+    let own = |at: &Cursor<'_>| {
+        // Read again, and complained about, when the service is looked at.
+        at.get("profiles").map(|p| p.strings(&mut Report::default())).unwrap_or_default()
+    };
+    let mut chosen = profiles.to_vec();
+    chosen.extend(options.services.iter().filter_map(|name| find(name)).flat_map(own));
+    let mut wanted: BTreeSet<&str> = options.services.iter().map(String::as_str).collect();
+    let mut open: Vec<&str> = wanted.iter().copied().collect();
+    while let Some(at) = open.pop().map(find) {
+        let Some(depends) = at.and_then(|at| at.get("depends_on")) else { continue };
+        let names: Vec<&str> = match &depends.node.value {
+            Value::Map(entries) => entries.iter().map(|e| e.key.as_str()).collect(),
+            Value::List(items) => items.iter().filter_map(|n| n.as_str()).collect(),
+            Value::Null | Value::Scalar(_) => Vec::new(),
+        };
+        for name in names {
+            if find(name).is_some_and(|at| is_chosen(&own(at), &chosen)) && wanted.insert(name) {
+                open.push(name);
+            }
+        }
+    }
+    wanted
+}
+
+fn is_chosen(own: &[String], profiles: &[String]) -> bool {
+    own.is_empty() || profiles.iter().any(|p| p == "*" || own.contains(p))
+}
+
 fn is_selected(
     entry: &Entry,
     at: &Cursor<'_>,
     profiles: &[String],
-    options: &LoadOptions,
+    wanted: Option<&BTreeSet<&str>>,
     report: &mut Report,
 ) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -164,8 +201,5 @@ fn is_selected(
         return false;
     }
     let own = at.get("profiles").map(|p| p.strings(report)).unwrap_or_default();
-    if !options.services.is_empty() {
-        return options.services.contains(&entry.key);
-    }
-    own.is_empty() || profiles.iter().any(|p| p == "*" || own.contains(p))
+    wanted.map_or_else(|| is_chosen(&own, profiles), |wanted| wanted.contains(entry.key.as_str()))
 }

@@ -53,10 +53,24 @@ fn a_bare_service_gets_the_documented_defaults() {
     assert_eq!((job.project.as_str(), job.service.as_str()), ("mydemo", "train"));
     assert_eq!(job.project_dir, DIR);
     assert_eq!((job.replicas, job.stop_signal), (1, 15));
-    assert_eq!((job.devices.kind, job.devices.count), (DeviceKind::Cpu, DeviceCount::Count(1)));
+    assert_eq!((job.devices.kind, job.devices.count), (DeviceKind::Cpu, DeviceCount::Count(0)));
     assert_eq!(job.restart, RestartPolicy::default());
     assert_eq!((job.stop_grace, job.failure_grace), (Duration::from_secs(10), Duration::from_secs(2)));
     assert_eq!((job.entrypoint, job.command), (None, vec![]));
+}
+
+#[test]
+fn what_reserves_nothing_takes_a_slot_as_a_process_or_one_rank_per_device_and_none_as_a_container() {
+    let devices = |keys: &str| {
+        let file = format!("services:\n  t: {{command: [c], {keys}}}\n");
+        let devices = only_job(load(&[("compose.yaml", &file)])).devices;
+        assert_eq!(devices.kind, DeviceKind::Cpu, "{keys}");
+        devices.count
+    };
+    assert_eq!(devices("image: i"), DeviceCount::Count(0));
+    assert_eq!(devices("build: ."), DeviceCount::Count(0));
+    assert_eq!(devices("environment: {A: 1}"), DeviceCount::Count(1));
+    assert_eq!(devices("image: i, x-convoke: {ranks: per-gpu}"), DeviceCount::Count(1));
 }
 
 #[test]
@@ -179,6 +193,24 @@ fn profiles_and_names_select_services() {
 }
 
 #[test]
+fn a_named_service_brings_those_it_waits_for_as_far_as_the_profiles_allow() {
+    let files = [(
+        "compose.yaml",
+        "services:\n  train: {image: a, profiles: [gpu], depends_on: [data, log]}\n  data: {image: b, depends_on: \
+         {disk: {condition: service_healthy}}}\n  disk: {image: c, profiles: [gpu]}\n  log: {image: d}\n  \
+         other: {image: e}\n  odd: {image: f, depends_on: [hidden]}\n  hidden: {image: g, profiles: [x]}\n",
+    )];
+    let names = |service: &str| {
+        load_with(&files, |o| o.services = vec![service.into()])
+            .map(|p| p.jobs.into_iter().map(|j| j.service).collect::<Vec<_>>().join(","))
+            .map_err(|e| e.to_string())
+    };
+    assert_eq!(names("train"), Ok("data,disk,log,train".to_owned()));
+    assert_eq!(names("log"), Ok("log".to_owned()));
+    assert!(names("odd").unwrap_err().contains("no service \"hidden\" is selected"));
+}
+
+#[test]
 fn a_service_extends_another_file_whose_paths_stay_relative_to_it() {
     let project = load(&[
         (
@@ -232,6 +264,18 @@ fn torchruns_nproc_is_the_local_world() {
 }
 
 #[test]
+fn accelerates_processes_are_counted_over_all_machines() {
+    let procs = |lines: &str| service(lines).procs_per_task;
+    assert_eq!(procs("command: accelerate launch --num_processes 4 t.py\ngpus: 4"), Some(4));
+    let shell =
+        "sh -c 'accelerate launch --num_processes 8 --num_machines 2 --machine_rank $$NODE_RANK t.py'";
+    assert_eq!(procs(&format!("command: {shell}\ngpus: 4\ndeploy: {{replicas: 2}}")), Some(4));
+    assert_eq!(procs("command: accelerate launch t.py\ngpus: 4"), None);
+    let gang = load(&[("compose.yaml", &text("command: accelerate launch t.py\ndeploy: {replicas: 2}"))]);
+    assert!(notes(&gang).contains("accelerate launch meets at port 29500 whatever Convoke allocates"));
+}
+
+#[test]
 fn restart_words_and_policies_become_both_budgets() {
     let budget = |lines: &str| {
         let restart = service(lines).restart;
@@ -268,8 +312,14 @@ fn a_host_process_is_told_which_keys_mean_nothing_to_it() {
     let yaml = "services:\n  t:\n    command: ./run --fast\n    shm_size: 1g\n    ports: [80]\n";
     let project = load(&[("compose.yaml", yaml)]);
     let said = notes(&project);
-    assert!(said.contains("compose.yaml:4: services.t.shm_size: ignored by the process runtime"), "{said}");
-    assert!(said.contains("compose.yaml:5: services.t.ports: ignored by the process runtime"), "{said}");
+    assert!(
+        said.contains("compose.yaml:4: services.t.shm_size: has no effect: the service has no image"),
+        "{said}"
+    );
+    assert!(
+        said.contains("compose.yaml:5: services.t.ports: has no effect: the service has no image"),
+        "{said}"
+    );
     assert_eq!(only_job(project).argv(), ["./run", "--fast"]);
 }
 
@@ -286,6 +336,41 @@ fn a_relative_mount_stays_the_submitters_and_a_home_mount_is_the_nodes() {
 }
 
 #[test]
+fn a_mount_by_an_absolute_path_is_said_to_be_the_nodes_unless_every_host_has_it() {
+    let said = notes(&load(&[(
+        "compose.yaml",
+        &text(
+            "volumes: ['/home/u/My Demo/data:/d', '/datasets:/s:ro', '/etc/localtime:/etc/localtime:ro', './x:/x']",
+        ),
+    )]));
+    assert!(
+        said.contains("/home/u/My Demo/data is an absolute path, so it is each node's own; write ./data"),
+        "{said}"
+    );
+    assert!(said.contains("/datasets is each node's own"), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+}
+
+#[test]
+fn the_submitters_home_is_written_out_and_what_chose_gpus_before_reservations_is_explained() {
+    let body =
+        text("env_file: ~/v.env\nsecrets: [s]\nruntime: nvidia\nenvironment: [NVIDIA_VISIBLE_DEVICES=all]");
+    let files = BTreeMap::from([
+        (PathBuf::from(DIR).join("compose.yaml"), format!("{body}secrets: {{s: {{file: ~/s}}}}\n")),
+        (PathBuf::from("/home/u/v.env"), "A=1\n".to_owned()),
+    ]);
+    let env = BTreeMap::from([("HOME".to_owned(), "/home/u".to_owned())]);
+    let options = LoadOptions { working_dir: DIR.into(), env, ..LoadOptions::default() };
+    let project = Project::load_from(&options, &files).unwrap_or_else(|e| panic!("{e}"));
+    let said = notes(&project);
+    assert!(said.contains("runtime: has no effect, and this service reserves no GPU"), "{said}");
+    assert!(said.contains("NVIDIA_VISIBLE_DEVICES is ignored, and this service reserves no GPU"), "{said}");
+    let job = only_job(project);
+    assert_eq!(job.container.secrets[0].file.as_deref(), Some("/home/u/s"));
+    assert_eq!(job.environment["A"], "1");
+}
+
+#[test]
 fn environment_values_are_what_was_written() {
     let job = service("environment: {LR: 1e-3, ON: yes, V: 3.10, N: 0x10, E: '', T: true}");
     let values: Vec<_> = job.environment.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -296,6 +381,13 @@ fn environment_values_are_what_was_written() {
 fn a_shells_operators_without_a_shell_are_mentioned() {
     let project = load(&[("compose.yaml", &text("command: cd /x && python t.py"))]);
     assert!(notes(&project).contains("no shell reads this, so \"&&\" is passed as an argument"));
+    let folded = text("command: >\n  torchrun --nproc_per_node=4 \\\n  train.py\ngpus: 4");
+    let project = load(&[("compose.yaml", &folded)]);
+    assert!(
+        notes(&project).contains("the backslash before \" train.py\" keeps the space"),
+        "{}",
+        notes(&project)
+    );
 }
 
 /// Values of every shape, most of them wrong for most keys.
@@ -359,4 +451,17 @@ proptest::proptest! {
     fn any_text_as_a_job_file_is_read_or_refused(body in "\\PC{0,80}") {
         let _ = load_with(&[("compose.yaml", &body)], |_| {});
     }
+}
+
+#[test]
+fn the_number_of_nodes_is_for_services_that_reserve_devices_where_any_does() {
+    let board = "  board:\n    image: b\n    tty: true\n";
+    let train = "  train:\n    image: t\n    gpus: 1\n";
+    let replicas = |services: &str| -> Vec<u32> {
+        let body = format!("services:\n{services}");
+        let project = load_with(&[("compose.yaml", &body)], |options| options.nodes = Some(3)).unwrap();
+        project.jobs.iter().map(|job| job.replicas).collect()
+    };
+    assert_eq!(replicas(&format!("{board}{train}")), [1, 3]);
+    assert_eq!(replicas(board), [3]);
 }

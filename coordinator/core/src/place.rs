@@ -150,12 +150,18 @@ fn explain(spec: &JobSpec, fitting: usize, notes: &[String]) -> String {
         DeviceKind::Cpu => "cpu slot",
     };
     let what = match &spec.devices.count {
-        DeviceCount::Count(n) => format!("{n} free {}", plural(*n as usize, kind)),
-        DeviceCount::All => format!("every {kind} free"),
-        DeviceCount::Ids(ids) => format!("{} {} free", plural(ids.len(), kind), ids.join(", ")),
+        DeviceCount::Count(0) => String::new(),
+        DeviceCount::Count(n) => format!(" {n} free {}", plural(*n as usize, kind)),
+        DeviceCount::All => format!(" every {kind} free"),
+        DeviceCount::Ids(ids) => format!(" {} {} free", plural(ids.len(), kind), ids.join(", ")),
     };
     let replicas = spec.replicas as usize;
-    let mut text = format!("needs {replicas} {} with {what}", plural(replicas, "node"));
+    let with = match (&spec.devices.count, replicas) {
+        (DeviceCount::Count(0), 1) => "that runs containers",
+        (DeviceCount::Count(0), _) => "that run containers",
+        _ => "with",
+    };
+    let mut text = format!("needs {replicas} {} {with}{what}", plural(replicas, "node"));
     match (fitting, notes.len()) {
         (0, 0) => text.push_str("; no node is registered"),
         (0, _) => {}

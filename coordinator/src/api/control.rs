@@ -121,6 +121,8 @@ impl Control {
                     }
                     self.send_desired().await?;
                 }
+                // The entry that holds the sender lives as long as the session is current.
+                Some(tunnel) = self.session.tunnels.recv() => self.send(ToAgent::OpenTunnel(tunnel)).await?,
                 () = sleep_until(heard + patience) => return Err(refuse::silent()),
             }
         }

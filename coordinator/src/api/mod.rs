@@ -18,6 +18,7 @@ mod push;
 mod refuse;
 mod select;
 mod transfer;
+mod tunnel;
 mod unique_id;
 mod upload;
 mod watch;
@@ -30,6 +31,7 @@ use convoke_proto::v1::checkpoint_service_server::CheckpointServiceServer;
 use convoke_proto::v1::cluster_service_server::ClusterServiceServer;
 use convoke_proto::v1::file_service_server::FileServiceServer;
 use convoke_proto::v1::job_service_server::JobServiceServer;
+use convoke_proto::v1::session_service_server::SessionServiceServer;
 use convoke_transport::{MAX_MESSAGE_BYTES, Shutdown};
 use tonic::Status;
 use tonic::service::Routes;
@@ -39,6 +41,7 @@ use crate::ledger::History;
 use crate::owner::{Outlets, Owner};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
+use crate::tunnels::Tunnels;
 
 /// What handlers work with; cheap to clone.
 #[derive(Clone)]
@@ -49,6 +52,7 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) files: Files,
     pub(crate) telemetry: Telemetry,
+    pub(crate) tunnels: Tunnels,
     pub(crate) shutdown: Shutdown,
     pub(crate) identity: Identity,
 }
@@ -77,6 +81,7 @@ pub(crate) async fn routes(context: Context) -> Result<Routes, tonic_reflection:
     health.set_serving::<FileServiceServer<Context>>().await;
     health.set_serving::<ClusterServiceServer<Context>>().await;
     health.set_serving::<AgentServiceServer<Context>>().await;
+    health.set_serving::<SessionServiceServer<Context>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(convoke_proto::FILE_DESCRIPTOR_SET)
@@ -97,6 +102,7 @@ pub(crate) async fn routes(context: Context) -> Result<Routes, tonic_reflection:
         .add_service(sized!(CheckpointServiceServer))
         .add_service(sized!(FileServiceServer))
         .add_service(sized!(ClusterServiceServer))
+        .add_service(sized!(SessionServiceServer))
         .add_service(sized!(AgentServiceServer)))
 }
 

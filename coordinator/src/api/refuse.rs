@@ -202,6 +202,23 @@ pub(super) fn unknown_job(job: &str) -> Status {
     of_denied(&Denied::UnknownJob(job.to_owned()))
 }
 
+pub(super) fn unknown_task(message: String) -> Status {
+    refusal(Code::NotFound, "UNKNOWN_TASK", message)
+}
+
+pub(super) fn node_unreachable(node: &convoke_model::NodeId, what: &str) -> Status {
+    let message = format!("node {node} {what}; see: convoke nodes");
+    refusal(Code::Unavailable, "NODE_UNREACHABLE", message)
+}
+
+pub(super) fn too_many_tunnels() -> Status {
+    refusal(Code::ResourceExhausted, "TOO_MANY_SESSIONS", "too many sessions are being opened; try again")
+}
+
+pub(super) fn unknown_tunnel() -> Status {
+    refusal(Code::NotFound, "UNKNOWN_TUNNEL", "nobody waits for this tunnel")
+}
+
 pub(super) fn no_checkpoint(message: impl Into<String>) -> Status {
     refusal(Code::NotFound, "UNKNOWN_CHECKPOINT", message)
 }

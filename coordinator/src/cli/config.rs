@@ -22,7 +22,7 @@ pub(crate) struct Config {
     #[command(flatten)]
     pub(super) compose: Compose,
 
-    /// Only these services [default: all]
+    /// Only these services, and those they depend on [default: all]
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
 

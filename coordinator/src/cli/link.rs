@@ -10,6 +10,7 @@ use convoke_proto::v1::checkpoint_service_client::CheckpointServiceClient;
 use convoke_proto::v1::cluster_service_client::ClusterServiceClient;
 use convoke_proto::v1::file_service_client::FileServiceClient;
 use convoke_proto::v1::job_service_client::JobServiceClient;
+use convoke_proto::v1::session_service_client::SessionServiceClient;
 use convoke_transport::{Backoff, ConnectError};
 use tokio::sync::OnceCell;
 use tonic::transport::Channel;
@@ -27,6 +28,7 @@ pub(crate) struct Clients {
     pub(crate) jobs: JobServiceClient<Channel>,
     pub(crate) checkpoints: CheckpointServiceClient<Channel>,
     pub(crate) cluster: ClusterServiceClient<Channel>,
+    pub(crate) sessions: SessionServiceClient<Channel>,
     pub(crate) files: FileServiceClient<Channel>,
 }
 
@@ -61,6 +63,7 @@ impl Link {
             jobs: JobServiceClient::new(channel.clone()),
             checkpoints: CheckpointServiceClient::new(channel.clone()),
             cluster: ClusterServiceClient::new(channel.clone()),
+            sessions: SessionServiceClient::new(channel.clone()),
             files: FileServiceClient::new(channel),
         };
         let (bulk, away) = (OnceCell::new(), Mutex::new(None));

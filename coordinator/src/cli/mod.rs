@@ -24,6 +24,7 @@ mod pull;
 mod receive;
 mod restart;
 mod serve;
+mod session;
 mod ship;
 mod signals;
 mod stop;
@@ -55,7 +56,8 @@ Exit codes:
     4  the coordinator refused; the message says why
   124  `wait --timeout` ran out
   130  Ctrl-C
-  `up` and `wait` return the exit code of the task that made the job fail (128+N for signal N).";
+  `up` and `wait` return the exit code of the task that made the job fail (128+N for signal N),
+  `exec` that of its command.";
 
 #[derive(Parser)]
 #[command(
@@ -82,6 +84,9 @@ enum Command {
     Stop(stop::Stop),
     Restart(restart::Restart),
     Wait(wait::Wait),
+    Exec(session::Exec),
+    Port(session::Port),
+    Cp(session::Copy),
     Pull(pull::Pull),
     Checkpoint(checkpoint::Checkpoint),
     Config(config::Config),
@@ -189,6 +194,9 @@ async fn simple(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Stop(args) => args.run(context).await,
         Command::Restart(args) => args.run(context).await,
         Command::Wait(args) => args.run(context).await,
+        Command::Exec(args) => args.run(context).await,
+        Command::Port(args) => args.run(context).await,
+        Command::Cp(args) => args.run(context).await,
         Command::Pull(args) => args.run(context).await,
         Command::Checkpoint(args) => args.run(context).await,
         Command::Config(args) => args.run(context),

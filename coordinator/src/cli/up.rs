@@ -41,7 +41,7 @@ Examples:
   convoke up --build --pull           # newer images first
   convoke up -f compose.yaml -f compose.gpu.yaml --env-file lr.env")]
 pub(crate) struct Up {
-    /// Only these services [default: all]
+    /// Only these services, and those they depend on [default: all]
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
 

@@ -14,4 +14,5 @@ mod files;
 mod jobs;
 mod sessions;
 mod telemetry;
+mod tunnels;
 mod unique_ids;

@@ -53,7 +53,8 @@ impl JobSpec {
     pub fn local_world(&self, devices: u32) -> u32 {
         match self.layout {
             RankLayout::PerGpu => devices,
-            RankLayout::PerNode => self.procs_per_task.unwrap_or(devices),
+            // A task without devices is a process all the same.
+            RankLayout::PerNode => self.procs_per_task.unwrap_or(devices.max(1)),
         }
     }
 }

@@ -80,7 +80,7 @@ pub enum DeviceKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceCount {
-    /// This many, at least 1.
+    /// This many. 0 only for a container with one task, such as a dashboard beside a training.
     Count(u32),
     /// Every device of the kind that the node has.
     All,
@@ -340,6 +340,7 @@ impl JobSpec {
             return bad("deploy.replicas", &format!("{} is not between 1 and {MAX_REPLICAS}", self.replicas));
         }
         match &self.devices.count {
+            DeviceCount::Count(0) if self.image.is_some() && self.layout == RankLayout::PerNode => {}
             DeviceCount::Count(n) if *n == 0 || *n > MAX_DEVICES_PER_REPLICA => {
                 return bad("devices.count", &format!("{n} is not between 1 and {MAX_DEVICES_PER_REPLICA}"));
             }

@@ -30,6 +30,9 @@ impl ProcessRuntime {
     }
 
     fn recover_one(&self, dir: &TaskDir) -> io::Result<Option<TaskKey>> {
+        if dir.container()?.is_some() {
+            return Ok(None); // Another runtime's.
+        }
         let Some(record) = dir.record()? else {
             // An agent was killed while it made or removed this directory: nothing runs in it.
             tracing::info!(dir = %dir.path().display(), "removing what is left of a task's directory");
@@ -40,8 +43,10 @@ impl ProcessRuntime {
         // The watcher, started below, brings it up to date at once.
         let status = match (dir.started()?, dir.exit()?) {
             (_, Some(exit)) => TaskStatus::Exited(exit),
-            (Some(started), None) => TaskStatus::Running { pid: started.task.pid.cast_unsigned() },
-            (None, None) => TaskStatus::Running { pid: 0 },
+            (Some(started), None) => {
+                TaskStatus::Running { pid: started.task.pid.cast_unsigned(), health: None }
+            }
+            (None, None) => TaskStatus::Running { pid: 0, health: None },
         };
         self.shared.tasks().insert(task.clone(), Some(status));
         self.watch(task.clone(), record.marker);

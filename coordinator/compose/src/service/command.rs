@@ -1,5 +1,6 @@
-//! `command` and `entrypoint`: shell words or lists.
+//! `command` and `entrypoint`: a string of words, or a list.
 
+use super::words;
 use crate::cursor::Cursor;
 use crate::report::Report;
 
@@ -13,7 +14,7 @@ pub(super) fn argv(at: Option<Cursor<'_>>, report: &mut Report) -> Option<Vec<St
         return Some(at.strings(report));
     }
     let text = at.text(report)?;
-    let Some(words) = shlex::split(text) else {
+    let Some(words) = words::split(text) else {
         at.refuse(report, "has an unclosed quote, or ends in a backslash");
         return None;
     };
@@ -23,6 +24,18 @@ pub(super) fn argv(at: Option<Cursor<'_>>, report: &mut Report) -> Option<Vec<St
             format!(
                 "no shell reads this, so \"{word}\" is passed as an argument; for a shell write \
                  [\"sh\", \"-c\", \"…\"]"
+            ),
+        );
+    }
+    // What is left of a shell's line continuation once YAML has folded the lines.
+    if text.contains("\\ ")
+        && let Some(word) = words.iter().find(|w| w.starts_with(' '))
+    {
+        at.note(
+            report,
+            format!(
+                "the backslash before \"{word}\" keeps the space in front of it, so it is passed as an \
+                 argument that starts with a space; folded lines need no backslash, remove it"
             ),
         );
     }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use convoke_model::{ContainerOptions, DependsCondition, FileGrant, Healthcheck, Ulimit};
 
-use super::{Scope, build, mounts, network};
+use super::{Scope, build, device_files, mounts, network};
 use crate::cursor::{Cursor, Unsupported};
+use crate::files::from_home;
 use crate::report::Report;
 
 pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> ContainerOptions {
@@ -14,11 +15,11 @@ pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> C
     let top = scope.top;
     ContainerOptions {
         container_name: string("container_name", report),
-        build: at.get("build").and_then(|b| build::read(&b, report)),
+        build: at.get("build").and_then(|b| build::read(scope, &b, report)),
         volumes: mounts.volumes,
         tmpfs: mounts.tmpfs,
         shm_size: at.get("shm_size").and_then(|s| s.bytes(report)),
-        ipc: network::mode(at.get("ipc"), report),
+        ipc: network::ipc(at.get("ipc"), report),
         ulimits: at.get("ulimits").map(|u| ulimits(&u, report)).unwrap_or_default(),
         user: string("user", report),
         init: at.get("init").and_then(|i| i.boolean(report)),
@@ -27,11 +28,17 @@ pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> C
         ports: network::ports(at, report),
         expose: network::expose(at, report),
         healthcheck: at.get("healthcheck").and_then(|h| healthcheck(&h, report)),
-        secrets: at.get("secrets").map(|s| grants(&s, &top.secrets, "secrets", report)).unwrap_or_default(),
-        configs: at.get("configs").map(|c| grants(&c, &top.configs, "configs", report)).unwrap_or_default(),
+        secrets: at
+            .get("secrets")
+            .map(|s| grants(scope, &s, &top.secrets, "secrets", report))
+            .unwrap_or_default(),
+        configs: at
+            .get("configs")
+            .map(|c| grants(scope, &c, &top.configs, "configs", report))
+            .unwrap_or_default(),
         depends_on: at.get("depends_on").map(|d| depends_on(scope, &d, report)).unwrap_or_default(),
-        devices: network::devices(at, report),
-        network_mode: network::mode(at.get("network_mode"), report),
+        devices: device_files::read(at, report),
+        network_mode: network::network_mode(at.get("network_mode"), report),
         hostname: string("hostname", report),
         extra_hosts: network::extra_hosts(at, report),
         // What only the submitter's engine knows.
@@ -87,20 +94,21 @@ fn healthcheck(at: &Cursor<'_>, report: &mut Report) -> Option<Healthcheck> {
     let disabled = at.get("disable").and_then(|d| d.boolean(report)).unwrap_or(false);
     let test = if disabled { vec!["NONE".to_owned()] } else { test(at, report)? };
     let duration = |key, report: &mut Report| at.get(key).and_then(|d| d.duration(report));
-    Some(Healthcheck {
+    let check = Healthcheck {
         test,
         interval: duration("interval", report),
         timeout: duration("timeout", report),
         start_period: duration("start_period", report),
         retries: at.get("retries").and_then(|r| r.count(report)),
-    })
+    };
+    let nothing =
+        Healthcheck { test: Vec::new(), interval: None, timeout: None, start_period: None, retries: None };
+    (check != nothing).then_some(check)
 }
 
 fn test(at: &Cursor<'_>, report: &mut Report) -> Option<Vec<String>> {
-    let Some(test) = at.get("test") else {
-        at.refuse(report, "needs a \"test\"");
-        return None;
-    };
+    // Without one the image's own test goes on, with the times given here.
+    let Some(test) = at.get("test") else { return Some(Vec::new()) };
     if test.is_scalar() {
         return Some(vec!["CMD-SHELL".to_owned(), test.string(report)?]);
     }
@@ -116,6 +124,7 @@ fn test(at: &Cursor<'_>, report: &mut Report) -> Option<Vec<String>> {
 }
 
 fn grants(
+    scope: &Scope<'_>,
     at: &Cursor<'_>,
     known: &BTreeMap<String, String>,
     key: &str,
@@ -144,7 +153,12 @@ fn grants(
             continue;
         };
         let target = if long { at.get("target").and_then(|t| t.string(report)) } else { None };
-        grants.push(FileGrant { source: name, file: Some(file.clone()), target, content: None });
+        grants.push(FileGrant {
+            source: name,
+            file: Some(from_home(scope.vars, file)),
+            target,
+            content: None,
+        });
     }
     grants
 }

@@ -1,16 +1,37 @@
-//! Devices per replica: `deploy.resources.reservations.devices`, `gpus`, and what a
-//! `CUDA_VISIBLE_DEVICES` of the job's own makes of them.
+//! Devices per replica: `deploy.resources.reservations.devices`, `gpus`, and what `runtime` and
+//! NVIDIA's variables mean beside them.
 
 use convoke_model::{DeviceCount, DeviceKind, DeviceRequest, MAX_DEVICES_PER_REPLICA};
 
 use super::environment::Environment;
+use super::narrow;
 use crate::cursor::Cursor;
-use crate::report::Report;
+use crate::report::{Place, Report};
 
-/// Without a request a replica takes one CPU slot.
-const DEFAULT: DeviceRequest = DeviceRequest { kind: DeviceKind::Cpu, count: DeviceCount::Count(1) };
+/// The variable of NVIDIA's container runtime that would choose GPUs past the reservation.
+const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
 
-pub(super) fn read(at: &Cursor<'_>, environment: &mut Environment, report: &mut Report) -> DeviceRequest {
+/// Devices per replica, and the GPUs that the service names among them.
+pub(super) struct Devices {
+    pub(super) request: DeviceRequest,
+    pub(super) named: Option<Named>,
+}
+
+/// GPUs by name, and where they were named.
+pub(super) struct Named {
+    pub(super) ids: Vec<String>,
+    pub(super) place: Place,
+    pub(super) path: String,
+}
+
+/// `needs_slot`: what takes no device takes a CPU slot, as host processes do and ranks that are one
+/// per device. A container, such as a dashboard beside a training, may do without.
+pub(super) fn read(
+    at: &Cursor<'_>,
+    needs_slot: bool,
+    environment: &mut Environment,
+    report: &mut Report,
+) -> Devices {
     let reserved = at
         .get("deploy")
         .and_then(|d| d.get("resources"))
@@ -25,19 +46,51 @@ pub(super) fn read(at: &Cursor<'_>, environment: &mut Environment, report: &mut 
             None
         }
         (Some(reserved), None) => one_request(&reserved, false, report),
-        (None, Some(gpus)) if gpus.is_scalar() => gpu_count(&gpus, report).map(gpu),
+        (None, Some(gpus)) if gpus.is_scalar() => gpu_count(&gpus, report).map(|count| (gpu(count), None)),
         (None, Some(gpus)) => one_request(&gpus, true, report),
         (None, None) => None,
     };
-    let mut request = request.unwrap_or(DEFAULT);
-    if let Some((_, place)) = environment.remove("NVIDIA_VISIBLE_DEVICES") {
-        let message = "NVIDIA_VISIBLE_DEVICES is ignored: a task sees the GPUs that are reserved for it";
+    let count = DeviceCount::Count(u32::from(needs_slot));
+    let (mut request, ids) = request.unwrap_or((DeviceRequest { kind: DeviceKind::Cpu, count }, None));
+    let is_gpu = request.kind == DeviceKind::Gpu;
+    runtime(at, is_gpu, report);
+    if let Some((_, place)) = environment.remove(VISIBLE) {
+        let message = if is_gpu {
+            format!("{VISIBLE} is ignored: a task sees the GPUs that are reserved for it")
+        } else {
+            format!("{VISIBLE} is ignored, and {NONE_RESERVED}")
+        };
         report.note(Some(&place), format!("{}.environment", at.path), message);
     }
-    if request.kind == DeviceKind::Gpu {
-        narrow(&mut request.count, environment, at, report);
+    let mut named = ids.map(|at| Named {
+        ids: at.strings(&mut Report::default()),
+        place: at.node.place.clone(),
+        path: at.path,
+    });
+    if is_gpu && let Some(narrowed) = narrow::narrow(&mut request.count, environment, at, report) {
+        named = Some(narrowed);
     }
-    request
+    Devices { request, named: named.filter(|_| is_gpu) }
+}
+
+const NONE_RESERVED: &str =
+    "this service reserves no GPU, so it gets none: add \"gpus: all\", or a number of them";
+
+/// `runtime`, which chose GPUs before Compose could reserve them.
+fn runtime(at: &Cursor<'_>, is_gpu: bool, report: &mut Report) {
+    let Some(runtime) = at.get("runtime") else { return };
+    match runtime.text(report) {
+        Some("nvidia") if !is_gpu => runtime.note(report, format!("has no effect, and {NONE_RESERVED}")),
+        Some("nvidia") => {
+            runtime.note(report, "has no effect: GPUs are given to a task by its device reservation");
+        }
+        Some("runc") => runtime.note(report, "has no effect: it is the default"),
+        Some(other) => runtime.refuse(
+            report,
+            format!("runtime \"{other}\" is not supported by Convoke: it is for the node's operator to set"),
+        ),
+        None => {}
+    }
 }
 
 fn gpu(count: DeviceCount) -> DeviceRequest {
@@ -63,7 +116,10 @@ fn gpu_count(at: &Cursor<'_>, report: &mut Report) -> Option<DeviceCount> {
     None
 }
 
-fn one_request(at: &Cursor<'_>, gpus: bool, report: &mut Report) -> Option<DeviceRequest> {
+/// A request, with its `device_ids` where it has them.
+type Request<'a> = (DeviceRequest, Option<Cursor<'a>>);
+
+fn one_request<'a>(at: &Cursor<'a>, gpus: bool, report: &mut Report) -> Option<Request<'a>> {
     let requests = at.items(report, "device requests");
     if let Some(second) = requests.get(1) {
         second.refuse(report, "a second device request; a service takes one kind of device, in one request");
@@ -71,7 +127,7 @@ fn one_request(at: &Cursor<'_>, gpus: bool, report: &mut Report) -> Option<Devic
     one(requests.first()?, gpus, report)
 }
 
-fn one(at: &Cursor<'_>, gpus: bool, report: &mut Report) -> Option<DeviceRequest> {
+fn one<'a>(at: &Cursor<'a>, gpus: bool, report: &mut Report) -> Option<Request<'a>> {
     at.only(report, &["driver", "count", "device_ids", "capabilities", "options"], &[]);
     if let Some(options) = at.get("options") {
         options.note(report, "has no effect");
@@ -94,16 +150,17 @@ fn one(at: &Cursor<'_>, gpus: bool, report: &mut Report) -> Option<DeviceRequest
         }
         _ => {}
     }
-    let count = match (at.get("count"), at.get("device_ids")) {
+    let ids = at.get("device_ids");
+    let count = match (at.get("count"), &ids) {
         (Some(_), Some(ids)) => {
             ids.refuse(report, "count and device_ids exclude each other; keep one");
             return None;
         }
         (Some(count), None) => gpu_count(&count, report)?,
-        (None, Some(ids)) => DeviceCount::Ids(identifiers(&ids, report)?),
+        (None, Some(ids)) => DeviceCount::Ids(identifiers(ids, report)?),
         (None, None) => DeviceCount::All,
     };
-    Some(DeviceRequest { kind, count })
+    Some((DeviceRequest { kind, count }, ids))
 }
 
 fn identifiers(at: &Cursor<'_>, report: &mut Report) -> Option<Vec<String>> {
@@ -116,85 +173,4 @@ fn identifiers(at: &Cursor<'_>, report: &mut Report) -> Option<Vec<String>> {
         None => return Some(ids),
     }
     None
-}
-
-/// A `CUDA_VISIBLE_DEVICES` that fits within the reservation narrows it, and leaves the
-/// environment: the runtime sets visibility to what was reserved.
-fn narrow(count: &mut DeviceCount, environment: &mut Environment, at: &Cursor<'_>, report: &mut Report) {
-    const KEY: &str = "CUDA_VISIBLE_DEVICES";
-    let Some((text, place)) = environment.remove(KEY) else { return };
-    let wanted: Vec<&str> = text.split(',').map(str::trim).collect();
-    match narrowed(count, &wanted) {
-        Ok(narrower) => {
-            if narrower != *count {
-                report.note(
-                    Some(&place),
-                    format!("{}.environment", at.path),
-                    format!("{KEY}={text} narrows the reservation"),
-                );
-            }
-            *count = narrower;
-        }
-        Err(why) => {
-            let message = format!(
-                "{KEY}={text} {why}; remove it (a task sees exactly its reserved GPUs) or change the reservation"
-            );
-            report.problem(Some(&place), format!("{}.environment", at.path), message);
-        }
-    }
-}
-
-fn narrowed(count: &DeviceCount, wanted: &[&str]) -> Result<DeviceCount, String> {
-    let text = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
-    if (1..wanted.len()).any(|i| wanted[..i].contains(&wanted[i])) {
-        return Err("names a device twice".to_owned());
-    }
-    if wanted.iter().all(|w| w.starts_with("GPU-") || w.starts_with("MIG-")) {
-        return match count {
-            DeviceCount::All => Ok(DeviceCount::Ids(text(wanted))),
-            DeviceCount::Ids(ids) if wanted.iter().all(|w| ids.iter().any(|id| id == w)) => {
-                Ok(DeviceCount::Ids(text(wanted)))
-            }
-            DeviceCount::Ids(_) => Err("names a GPU that device_ids does not".to_owned()),
-            DeviceCount::Count(_) => Err("names GPUs, but the reservation only counts them".to_owned()),
-        };
-    }
-    let indices: Option<Vec<usize>> = wanted.iter().map(|w| w.parse().ok()).collect();
-    let indices = indices.ok_or("is not a list of GPU indices or UUIDs")?;
-    let taken = u32::try_from(indices.len()).map_err(|_| "is too long")?;
-    let outside = |n: usize| {
-        indices.iter().find(|i| **i >= n).map(|i| format!("names index {i}, but {n} are reserved"))
-    };
-    match count {
-        // The first n of all is a number: any n GPUs do, and their indices within the task agree.
-        DeviceCount::All if indices.iter().enumerate().all(|(i, x)| i == *x) => Ok(DeviceCount::Count(taken)),
-        DeviceCount::All => Ok(DeviceCount::Ids(text(wanted))),
-        DeviceCount::Count(n) => match outside(usize::try_from(*n).unwrap_or(usize::MAX)) {
-            Some(why) => Err(why),
-            None => Ok(DeviceCount::Count(taken)),
-        },
-        DeviceCount::Ids(ids) => match outside(ids.len()) {
-            Some(why) => Err(why),
-            None => Ok(DeviceCount::Ids(indices.iter().map(|i| ids[*i].clone()).collect())),
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn visible_devices_narrow_what_they_fit_into() {
-        let ids = |list: &[&str]| DeviceCount::Ids(list.iter().map(|s| (*s).to_owned()).collect());
-        let all = DeviceCount::All;
-        assert_eq!(narrowed(&all, &["0", "1", "2", "3"]), Ok(DeviceCount::Count(4)));
-        assert_eq!(narrowed(&all, &["4", "5"]), Ok(ids(&["4", "5"])));
-        assert_eq!(narrowed(&DeviceCount::Count(4), &["2", "3"]), Ok(DeviceCount::Count(2)));
-        assert_eq!(narrowed(&ids(&["6", "7"]), &["1"]), Ok(ids(&["7"])));
-        assert!(narrowed(&DeviceCount::Count(2), &["2"]).unwrap_err().contains("index 2"));
-        for bad in [&["0", "0"][..], &[""], &["-1"], &["x"]] {
-            assert!(narrowed(&DeviceCount::Count(2), bad).is_err(), "{bad:?}");
-        }
-    }
 }

@@ -53,7 +53,7 @@ fn read_file(scope: &Scope<'_>, at: &Cursor<'_>, environment: &mut Environment, 
     let option = |key| if long { at.get(key) } else { None };
     let required = option("required").and_then(|r| r.boolean(report)).unwrap_or(true);
     let raw = option("format").and_then(|f| f.word(report, &[("raw", true)])).unwrap_or(false);
-    let file = files::absolute(scope.project_dir, Path::new(text));
+    let file = files::absolute(scope.project_dir, Path::new(&files::from_home(scope.vars, text)));
     let bytes = match scope.files.read(&file) {
         Ok(bytes) => bytes,
         Err(e) if !required && e.kind() == std::io::ErrorKind::NotFound => return,

@@ -75,19 +75,15 @@ pub(super) fn read(service: &Cursor<'_>, report: &mut Report) -> Extension {
     if let Some(fence) = at.get("fence") {
         fence.note(report, NOT_FENCED);
     }
-    let collect = at.get("collect").and_then(|c| {
-        let word = c.word(report, &collect)?;
-        if word == Collect::All {
-            c.note(report, "has no effect yet: only checkpoints come back");
-        }
-        Some(word)
-    });
+    if let Some(preflight) = at.get("preflight") {
+        preflight.note(report, "has no effect yet: nodes are not tested before a start");
+    }
     Extension {
         layout: at.get("ranks").and_then(|r| r.word(report, &ranks)).unwrap_or_default(),
         framework: at.get("framework").and_then(|f| f.word(report, &frameworks)).unwrap_or_default(),
         priority: at.get("priority").and_then(|p| p.number(report, "a whole number")).unwrap_or_default(),
         checkpoint: at.get("checkpoint").map(|c| checkpoint(&c, report)).unwrap_or_default(),
-        collect: collect.unwrap_or_default(),
+        collect: at.get("collect").and_then(|c| c.word(report, &collect)).unwrap_or_default(),
         time_limit: duration("time_limit", report),
         interface: at.get("interface").and_then(|i| i.string(report)),
         fence: duration("fence", report),

@@ -4,7 +4,8 @@
 use convoke_model::{DeviceCount, DeviceRequest, RankLayout};
 
 use super::environment::Environment;
-use super::torchrun::Torchrun;
+use super::launch::{Launch, Program};
+use super::{accelerate, torchrun};
 use crate::cursor::Cursor;
 use crate::report::Report;
 
@@ -35,33 +36,74 @@ pub(super) struct Gang<'a> {
     pub(super) replicas: u32,
     pub(super) devices: &'a DeviceRequest,
     pub(super) layout: RankLayout,
+    /// The key that the command line comes from.
+    pub(super) entry: Option<Cursor<'a>>,
 }
 
 impl Gang<'_> {
-    /// Checks the environment and the command line; answers with the processes of each task where
-    /// those fix them.
+    /// Checks the environment, the network and the command line; answers with the processes of each
+    /// task where those fix them.
     pub(super) fn check(
         &self,
         environment: &Environment,
-        torchrun: Option<&Torchrun>,
+        launches: &[Launch],
         report: &mut Report,
     ) -> Option<u32> {
         self.environment(environment, report);
-        let torchrun = torchrun?;
-        let entry = self.service.get("command").or_else(|| self.service.get("entrypoint"))?;
+        self.network(launches, report);
+        let entry = self.entry.as_ref()?;
+        for launch in launches {
+            self.launch(launch, entry, report);
+        }
+        if self.layout == RankLayout::PerGpu {
+            return None;
+        }
+        // Of several in one script the first one trains, as far as anyone can tell.
+        self.local_world(launches.first()?, environment, entry, report)
+    }
+
+    fn launch(&self, launch: &Launch, entry: &Cursor<'_>, report: &mut Report) {
+        let program = match launch.program {
+            Program::Torchrun => "torchrun",
+            Program::Accelerate => "accelerate launch",
+        };
         if self.layout == RankLayout::PerGpu {
             entry.refuse(
                 report,
-                "torchrun starts a process per GPU itself, and so does x-convoke.ranks: per-gpu; \
-                 start the script with python, or remove ranks",
+                format!(
+                    "{program} starts a process per GPU itself, and so does x-convoke.ranks: per-gpu; \
+                     start the script with python, or remove ranks"
+                ),
             );
-            return None;
+            return;
         }
-        if self.replicas > 1 {
-            self.world(torchrun, &entry, report);
+        match launch.program {
+            Program::Torchrun if self.replicas > 1 => torchrun::world(launch, self.replicas, entry, report),
+            Program::Accelerate if self.replicas > 1 => {
+                accelerate::world(launch, self.replicas, entry, report);
+            }
+            _ => {}
         }
-        Self::port(torchrun, &entry, report);
-        self.local_world(torchrun, environment, &entry, report)
+        if launch.program == Program::Torchrun {
+            torchrun::port(launch, entry, report);
+        }
+    }
+
+    /// A gang's ranks reach each other at their nodes' addresses. Replicas that need no other one
+    /// may do without, and only a launcher says for sure that they do.
+    fn network(&self, launches: &[Launch], report: &mut Report) {
+        let Some(mode) = self.service.get("network_mode").filter(|_| self.replicas > 1) else { return };
+        let Some(word @ ("none" | "bridge" | "default")) = mode.node.as_str() else { return };
+        let message = format!(
+            "\"{word}\" keeps the ranks on {} nodes from reaching each other; remove it, gangs use the hosts' \
+             networks",
+            self.replicas
+        );
+        if launches.is_empty() {
+            mode.note(report, message);
+        } else {
+            mode.refuse(report, message);
+        }
     }
 
     fn environment(&self, environment: &Environment, report: &mut Report) {
@@ -83,107 +125,44 @@ impl Gang<'_> {
         }
     }
 
-    /// Flags that would keep the nodes of a gang from finding each other.
-    fn world(&self, torchrun: &Torchrun, entry: &Cursor<'_>, report: &mut Report) {
-        let nodes = self.replicas;
-        if torchrun.standalone {
-            entry.refuse(
-                report,
-                format!(
-                    "torchrun --standalone would train {nodes} separate models, one on each of the {nodes} \
-                     nodes; remove it, Convoke fills in the rendezvous"
-                ),
-            );
-        }
-        if let Some(nnodes) = &torchrun.nnodes
-            && let Some((min, max)) = node_range(nnodes)
-            && !(min..=max).contains(&nodes)
-        {
-            let effect = if max == 1 {
-                format!("would train {nodes} separate models")
-            } else {
-                format!("does not fit a gang of {nodes} nodes")
-            };
-            entry.refuse(
-                report,
-                format!("torchrun --nnodes={nnodes} {effect}; remove it, Convoke fills in {nodes}"),
-            );
-        }
-        for (flag, value) in [
-            ("--node_rank", &torchrun.node_rank),
-            ("--master_addr", &torchrun.master_addr),
-            ("--rdzv_endpoint", &torchrun.rdzv_endpoint),
-        ] {
-            // `$$NODE_RANK` in a shell's script is the task's own variable by now.
-            if let Some(value) = value
-                && !value.contains('$')
-            {
-                entry.refuse(
-                    report,
-                    format!(
-                        "torchrun {flag}={value} would be the same on all {nodes} nodes; remove it, \
-                         Convoke fills it in"
-                    ),
-                );
-            }
-        }
-    }
-
-    /// A fixed port is the same on all nodes, and so works until something else has it.
-    fn port(torchrun: &Torchrun, entry: &Cursor<'_>, report: &mut Report) {
-        if let Some(port) = torchrun.master_port.as_ref().filter(|p| !p.contains('$')) {
-            entry.note(
-                report,
-                format!(
-                    "torchrun --master_port={port} fixes a port that may be taken; without it Convoke \
-                     allocates a free one"
-                ),
-            );
-        }
-    }
-
     fn local_world(
         &self,
-        torchrun: &Torchrun,
+        launch: &Launch,
         environment: &Environment,
         entry: &Cursor<'_>,
         report: &mut Report,
     ) -> Option<u32> {
-        let variable = || environment.get("PET_NPROC_PER_NODE").map(|(value, _)| value);
-        let text = torchrun.nproc_per_node.as_ref().or_else(variable)?;
+        let (flag, text) = match launch.program {
+            Program::Torchrun => {
+                let variable = || environment.get("PET_NPROC_PER_NODE").map(|(value, _)| value.as_str());
+                let text = launch.value("nproc-per-node").or_else(variable)?;
+                ("nproc_per_node", text.to_owned())
+            }
+            Program::Accelerate => ("num_processes", accelerate::processes(launch)?),
+        };
         if matches!(text.as_str(), "gpu" | "auto" | "cpu") {
             return None;
         }
         let Some(count) = text.parse::<u32>().ok().filter(|n| *n > 0) else {
             let message = if text.contains('$') {
-                format!(
-                    "nproc_per_node is {text}, which only the task will know; taken as one process per device"
-                )
+                format!("{flag} is {text}, which only the task will know; taken as one process per device")
             } else {
-                entry.refuse(report, format!("nproc_per_node is \"{text}\", not a number of processes"));
+                entry.refuse(report, format!("{flag} is \"{text}\", not a number of processes"));
                 return None;
             };
             entry.note(report, message);
             return None;
         };
         let devices = match &self.devices.count {
-            DeviceCount::Count(n) => Some(*n),
+            DeviceCount::Count(n) => Some(*n).filter(|n| *n > 0),
             DeviceCount::Ids(ids) => u32::try_from(ids.len()).ok(),
             DeviceCount::All => None,
         };
         if let Some(devices) = devices
             && devices != count
         {
-            entry.note(report, format!("nproc_per_node is {count}, but a node reserves {devices} device(s)"));
+            entry.note(report, format!("{flag} is {count}, but a node reserves {devices} device(s)"));
         }
         Some(count)
-    }
-}
-
-/// `2` or `1:4`; nothing for what only a shell can know.
-fn node_range(text: &str) -> Option<(u32, u32)> {
-    match text.split_once(':') {
-        Some((min, max)) => Some((min.parse().ok()?, max.parse().ok()?)),
-        None => text.parse().ok().map(|n| (n, n)),
     }
 }

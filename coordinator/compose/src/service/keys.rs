@@ -2,7 +2,7 @@
 
 use crate::cursor::Unsupported;
 
-pub(super) const KNOWN: [&str; 37] = [
+pub(super) const KNOWN: [&str; 39] = [
     "build",
     "cap_add",
     "command",
@@ -32,9 +32,11 @@ pub(super) const KNOWN: [&str; 37] = [
     "runtime",
     "secrets",
     "shm_size",
+    "stdin_open",
     "stop_grace_period",
     "stop_signal",
     "tmpfs",
+    "tty",
     "ulimits",
     "user",
     "volumes",
@@ -124,10 +126,8 @@ pub(super) const UNSUPPORTED: &Unsupported = &[
     ("read_only", "make single mounts read-only with :ro"),
     ("scale", "use deploy.replicas, the number of nodes"),
     ("security_opt", PRIVILEGE),
-    ("stdin_open", "jobs have no terminal; remove it"),
     ("storage_opt", NODE),
     ("sysctls", NODE),
-    ("tty", "jobs have no terminal; remove it"),
     ("use_api_socket", REMOVE),
     ("userns_mode", NODE),
     ("uts", REMOVE),

@@ -1,27 +1,33 @@
 //! One service of a Compose file, read into a job spec.
 
+mod accelerate;
 mod build;
 mod command;
 mod container;
 mod deploy;
+mod device_files;
 mod devices;
 mod environment;
 mod extension;
 mod gang;
 mod keys;
+mod launch;
 mod mounts;
+mod narrow;
 mod network;
 mod torchrun;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use convoke_model::{JobName, JobSpec};
+use convoke_model::{JobName, JobSpec, RankLayout};
 
 use crate::cursor::Cursor;
 use crate::files::Files;
 use crate::report::Report;
+use crate::sharing::Claim;
 use crate::toplevel::TopLevel;
 use crate::units;
 
@@ -39,28 +45,57 @@ pub(crate) struct Scope<'a> {
     pub(crate) top: &'a TopLevel,
     /// Overrides `deploy.replicas`.
     pub(crate) nodes: Option<u32>,
+    /// Some selected service reserves devices: the number of nodes is meant for those that do.
+    pub(crate) training: bool,
     /// The services that are selected.
     pub(crate) active: &'a [&'a str],
 }
 
+/// A service as read: its job, and the GPUs that it names.
+pub(crate) struct Service {
+    pub(crate) job: JobSpec,
+    pub(crate) claim: Option<Claim>,
+}
+
+/// Whether a service asks for devices of its own.
+pub(crate) fn reserves(at: &Cursor<'_>) -> bool {
+    let resources = at.get("deploy").and_then(|d| d.get("resources"));
+    let devices = resources.and_then(|r| r.get("reservations")).and_then(|r| r.get("devices"));
+    devices.or_else(|| at.get("gpus")).is_some()
+}
+
 /// The job that a service describes; what is wrong with it goes to the report.
-pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut Report) -> Option<JobSpec> {
+pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut Report) -> Option<Service> {
     at.only(report, &keys::KNOWN, keys::UNSUPPORTED);
     let before = report.problems.len();
     let mut environment = environment::read(scope, at, report);
-    let devices = devices::read(at, &mut environment, report);
-    let deploy = deploy::read(at, scope.nodes, report);
     let extension = extension::read(at, report);
+    let is_container = at.get("image").or_else(|| at.get("build")).is_some();
+    let needs_slot = !is_container || extension.layout == RankLayout::PerGpu;
+    let devices::Devices { request: devices, named } =
+        devices::read(at, needs_slot, &mut environment, report);
     let container = container::read(scope, at, report);
     let entrypoint = command::argv(at.get("entrypoint"), report);
     let command = command::argv(at.get("command"), report).unwrap_or_default();
-    let image = at.get("image").and_then(|i| i.string(report));
+    let written = at.get("image").and_then(|i| i.string(report));
+    // What is built needs a name to be started by; this is Compose's.
+    let built = || container.build.as_ref().map(|_| format!("{}-{name}", scope.project).to_lowercase());
+    let image = written.or_else(built);
     let argv: Vec<String> = entrypoint.iter().flatten().chain(&command).cloned().collect();
-    let gang =
-        gang::Gang { service: at, replicas: deploy.replicas, devices: &devices, layout: extension.layout };
-    let procs_per_task = gang.check(&environment, torchrun::find(&argv).as_ref(), report);
+    let launches = launch::find(&argv);
+    // A dashboard beside a training is not shown on more nodes.
+    let trains = reserves(at) || !launches.is_empty() || !scope.training;
+    let deploy = deploy::read(at, scope.nodes.filter(|_| trains), report);
+    let gang = gang::Gang {
+        service: at,
+        replicas: deploy.replicas,
+        devices: &devices,
+        layout: extension.layout,
+        entry: entry(at, entrypoint.as_deref()),
+    };
+    let procs_per_task = gang.check(&environment, &launches, report);
     without_effect(at, report);
-    if image.is_none() && container.build.is_none() {
+    if image.is_none() {
         host_process(at, &argv, report);
     }
     let job_name = job_name(scope.project, name, at, report)?;
@@ -101,7 +136,17 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
     {
         at.refuse(report, invalid.to_string());
     }
-    Some(spec)
+    let claim = named.map(|n| Claim { service: name.to_owned(), ids: n.ids, place: n.place, path: n.path });
+    Some(Service { job: spec, claim })
+}
+
+/// The key that a launcher's command line comes from.
+fn entry<'a>(at: &Cursor<'a>, entrypoint: Option<&[String]>) -> Option<Cursor<'a>> {
+    let (command, own) = (at.get("command"), at.get("entrypoint"));
+    match entrypoint {
+        Some(words) if !launch::find(words).is_empty() => own,
+        _ => command.or(own),
+    }
 }
 
 fn job_name(project: &str, service: &str, at: &Cursor<'_>, report: &mut Report) -> Option<JobName> {
@@ -123,10 +168,14 @@ fn stop_signal(at: &Cursor<'_>, report: &mut Report) -> Option<i32> {
     signal
 }
 
-/// Keys that are read by Docker and mean nothing here.
+/// Keys that Docker reads and that mean nothing here.
 fn without_effect(at: &Cursor<'_>, report: &mut Report) {
-    if let Some(runtime) = at.get("runtime") {
-        runtime.note(report, "has no effect: GPUs are given to a task by its device reservation");
+    for key in ["stdin_open", "tty"] {
+        if at.get(key).and_then(|value| value.boolean(report)) == Some(true) {
+            at.get(key).into_iter().for_each(|key| {
+                key.note(report, "has no effect: nobody is at a job's terminal; `convoke exec` gives one");
+            });
+        }
     }
     if let Some(logging) = at.get("logging") {
         logging.note(report, "has no effect: the coordinator keeps the logs of every rank");
@@ -138,7 +187,8 @@ fn host_process(at: &Cursor<'_>, argv: &[String], report: &mut Report) {
         at.refuse(report, "needs an image, a build, or a command to run as a host process");
     }
     let limits = at.get("deploy").and_then(|d| d.get("resources")).and_then(|r| r.get("limits"));
-    for key in keys::CONTAINER_ONLY.iter().filter_map(|key| at.get(key)).chain(limits) {
-        key.note(report, "ignored by the process runtime: the service has no image");
+    let collect = at.get("x-convoke").and_then(|x| x.get("collect"));
+    for key in keys::CONTAINER_ONLY.iter().filter_map(|key| at.get(key)).chain(limits).chain(collect) {
+        key.note(report, "has no effect: the service has no image, so it runs as host processes");
     }
 }

@@ -122,10 +122,31 @@ fn bind_source(scope: &Scope<'_>, at: &Cursor<'_>, source: &str, report: &mut Re
         return Some(format!("{home}{below}"));
     }
     if source.starts_with('/') {
+        absolute(scope, at, source, report);
         return Some(source.to_owned());
     }
     let path = crate::files::absolute(scope.project_dir, std::path::Path::new(source));
     Some(crate::files::relative(scope.project_dir, &path))
+}
+
+/// Directories that every host has for itself, and nobody would want to travel.
+const OF_EVERY_HOST: [&str; 9] =
+    ["/dev", "/etc", "/lib", "/proc", "/run", "/sys", "/tmp", "/usr", "/var/run"];
+
+/// An absolute path means something else than it did on the submitter's one host.
+fn absolute(scope: &Scope<'_>, at: &Cursor<'_>, source: &str, report: &mut Report) {
+    let path = std::path::Path::new(source);
+    if path.starts_with(scope.project_dir) {
+        let relative = crate::files::relative(scope.project_dir, path);
+        at.note(
+            report,
+            format!(
+                "{source} is an absolute path, so it is each node's own; write {relative} to send it along"
+            ),
+        );
+    } else if path.parent().is_some() && !OF_EVERY_HOST.iter().any(|dir| path.starts_with(dir)) {
+        at.note(report, format!("{source} is each node's own; a relative path would travel with the job"));
+    }
 }
 
 fn long(scope: &Scope<'_>, at: &Cursor<'_>, tmpfs: &mut Vec<String>, report: &mut Report) -> Option<Mount> {
@@ -151,8 +172,7 @@ fn long(scope: &Scope<'_>, at: &Cursor<'_>, tmpfs: &mut Vec<String>, report: &mu
     }
     let read_only = at.get("read_only").and_then(|r| r.boolean(report)).unwrap_or(false);
     if kind == MountKind::Tmpfs {
-        let size = at.get("tmpfs").and_then(|t| t.get("size")).and_then(|s| s.bytes(report));
-        tmpfs.push(size.map_or_else(|| target.to_owned(), |size| format!("{target}:size={size}")));
+        tmpfs.push(long_tmpfs(at, target, report)?);
         return None;
     }
     let source = at.get("source").map_or(Some(""), |s| s.text(report))?;
@@ -164,8 +184,30 @@ fn long(scope: &Scope<'_>, at: &Cursor<'_>, tmpfs: &mut Vec<String>, report: &mu
     Some(Mount { kind, source, target: target.to_owned(), read_only, content: None })
 }
 
-/// The nested option maps: known, and without effect but for a tmpfs's size.
+/// As the short form writes it: `TARGET:size=…,mode=…`.
+fn long_tmpfs(at: &Cursor<'_>, target: &str, report: &mut Report) -> Option<String> {
+    let mut options = Vec::new();
+    let option = |key| at.get("tmpfs").and_then(|t| t.get(key));
+    if let Some(size) = option("size") {
+        options.push(format!("size={}", size.bytes(report)?));
+    }
+    if let Some(mode) = option("mode") {
+        let text = mode.text(report)?;
+        let digits = text.strip_prefix("0o").unwrap_or(text);
+        if u32::from_str_radix(digits, 8).is_err() {
+            mode.refuse(report, format!("expected permission bits in octal such as 1777, found \"{text}\""));
+            return None;
+        }
+        options.push(format!("mode={digits}"));
+    }
+    Some(if options.is_empty() { target.to_owned() } else { format!("{target}:{}", options.join(",")) })
+}
+
+/// The nested option maps: known, and without effect but for a tmpfs's.
 fn options(at: &Cursor<'_>, report: &mut Report) {
+    if let Some(consistency) = at.get("consistency") {
+        consistency.note(report, "has no effect");
+    }
     let subpath = &[("subpath", "mount the whole volume")];
     if let Some(bind) = at.get("bind") {
         bind.only(report, &["propagation", "create_host_path", "selinux", "recursive"], &[]);

@@ -1,10 +1,9 @@
-//! `ports`, `expose`, `extra_hosts`, `network_mode`.
+//! `ports`, `expose`, `extra_hosts`, `network_mode`, `ipc`.
 
 use convoke_model::PortMapping;
 
 use crate::cursor::Cursor;
 use crate::report::Report;
-use crate::tree::Value;
 
 /// Ports that one range may open; more is a mistake.
 const MAX_RANGE: u16 = 1_024;
@@ -22,6 +21,14 @@ pub(super) fn ports(service: &Cursor<'_>, report: &mut Report) -> Vec<PortMappin
             }
         }
     }
+    // One file may write short what another one writes long; the engine takes each mapping once.
+    let mut seen = Vec::new();
+    ports.retain(|port| {
+        !seen.contains(port) && {
+            seen.push(port.clone());
+            true
+        }
+    });
     ports
 }
 
@@ -156,37 +163,43 @@ pub(super) fn extra_hosts(service: &Cursor<'_>, report: &mut Report) -> Vec<Stri
     hosts
 }
 
-/// `network_mode` and `ipc`: words of the engine, but no sharing with other services.
-pub(super) fn mode(at: Option<Cursor<'_>>, report: &mut Report) -> Option<String> {
+/// `network_mode`: a word of the engine's, or a network that the nodes' engines have.
+pub(super) fn network_mode(at: Option<Cursor<'_>>, report: &mut Report) -> Option<String> {
+    let mode = mode(at.as_ref()?, "host, bridge or none", report)?;
+    if !matches!(mode.as_str(), "host" | "bridge" | "none" | "default") {
+        at?.note(
+            report,
+            format!("network \"{mode}\" is not made by Convoke: every node's engine must have it"),
+        );
+    }
+    Some(mode)
+}
+
+/// `ipc`: a word of the engine's.
+pub(super) fn ipc(at: Option<Cursor<'_>>, report: &mut Report) -> Option<String> {
     let at = at?;
+    let mode = mode(&at, "host, private or shareable", report)?;
+    if matches!(mode.as_str(), "host" | "private" | "shareable" | "none") {
+        return Some(mode);
+    }
+    at.refuse(report, format!("expected host, private, shareable or none, found \"{mode}\""));
+    None
+}
+
+/// A mode that shares nothing with another container: that one may be on another node.
+fn mode(at: &Cursor<'_>, instead: &str, report: &mut Report) -> Option<String> {
     let text = at.string(report)?;
     if text.starts_with("service:") || text.starts_with("container:") {
-        at.refuse(report, format!("\"{text}\": sharing with another container is not supported by Convoke"));
+        at.refuse(
+            report,
+            format!(
+                "\"{text}\": sharing with another container is not supported by Convoke, it may be on another \
+                 node; use {instead}"
+            ),
+        );
         return None;
     }
     Some(text)
-}
-
-/// `devices`, as `HOST[:CONTAINER[:PERMISSIONS]]`.
-pub(super) fn devices(service: &Cursor<'_>, report: &mut Report) -> Vec<String> {
-    let mut devices = Vec::new();
-    for at in service.get("devices").map(|d| d.items(report, "device paths")).unwrap_or_default() {
-        match &at.node.value {
-            Value::Map(_) => {
-                at.only(report, &["source", "target", "permissions"], &[]);
-                let Some(source) = at.get("source").and_then(|s| s.string(report)) else {
-                    at.refuse(report, "needs a \"source\"");
-                    continue;
-                };
-                let part = |key, report: &mut Report| at.get(key).and_then(|p| p.string(report));
-                let target = part("target", report).unwrap_or_else(|| source.clone());
-                let permissions = part("permissions", report).unwrap_or_else(|| "rwm".to_owned());
-                devices.push(format!("{source}:{target}:{permissions}"));
-            }
-            _ => devices.extend(at.string(report)),
-        }
-    }
-    devices
 }
 
 #[cfg(test)]

@@ -137,3 +137,22 @@ fn torchrun_processes_count_in_the_world() {
     assert_eq!(tasks, [0, 4], "one task a node, named by its first rank");
     assert_eq!(view.replicas[1].placement.node, node_id("b"));
 }
+
+#[test]
+fn a_container_without_devices_goes_to_any_node_that_runs_containers() {
+    let mut h = Harness::with_nodes(&[("a", 1)]);
+    let mut board = spec("board", 1, 1);
+    board.layout = RankLayout::PerNode;
+    board.devices.count = DeviceCount::Count(0);
+    let process = h.submit_event(board.clone());
+    assert!(matches!(h.denied(process), Denied::InvalidSpec(_)), "a process needs a slot");
+    board.image = Some("board".to_owned());
+    let container = h.submit_event(board.clone());
+    let why = "needs 1 node that runs containers; a runs no containers";
+    assert_eq!(h.denied(container), Denied::NeverFits(why.to_owned()));
+    h.connect(NodeInfo { runtimes: vec![RuntimeKind::Docker], ..info("b", 1) });
+    let job = h.submit(board);
+    let view = h.job(&job);
+    assert_eq!(view.replicas[0].placement.devices, []);
+    assert_eq!((view.replicas[0].placement.node.as_str(), view.world_size), ("b", 1));
+}

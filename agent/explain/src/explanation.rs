@@ -1,0 +1,31 @@
+//! The answer: what happened, what shows it, what to change.
+
+use std::fmt::Write as _;
+
+/// Why a task ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// A stable name for machines, as `OutOfMemory`.
+    pub cause: &'static str,
+    /// One sentence: what happened, with its numbers.
+    pub summary: String,
+    /// The task's very lines that show it, oldest first; at most [`MAX_EVIDENCE`](crate::MAX_EVIDENCE).
+    pub evidence: Vec<String>,
+    /// What to change, with the job file's key in backticks.
+    pub advice: String,
+    /// The job file's key to change, as a path in the service: `deploy.resources.limits.memory`.
+    pub key: Option<&'static str>,
+}
+
+impl Explanation {
+    /// As the command line shows it: the cause, the lines that show it indented, what to try.
+    pub fn to_text(&self) -> String {
+        let mut text = format!("{}: {}\n", self.cause, self.summary);
+        for line in &self.evidence {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "    {line}");
+        }
+        let _ = writeln!(text, "  try: {}", self.advice);
+        text
+    }
+}

@@ -1,0 +1,179 @@
+//! Laying out one replica's mounts, from nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use convoke_model::{Artifact, DesiredReplica, Generation, Progress, ReplicaKey};
+use tracing::info;
+
+use super::cache::{FetchError, LayError, SINGLE, Supervisor, Tree, blocking};
+use super::laid::{Laid, Means, OwnCopy};
+use super::owner::Owner;
+use super::plan::{Plan, Source};
+use super::private::{self, Original};
+use super::{Files, HostMount, collect, disk_was_full, grants, judged, merge, prior, with_source};
+use crate::ledger;
+use crate::progress::Step;
+use crate::work::{Refusal, about};
+
+/// How often progress is told: each time is a commit of the coordinator's.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+/// One replica's layout under way. Dropped, it ends what its threads do.
+pub(super) struct Layout<'a> {
+    files: &'a Files,
+    desired: &'a DesiredReplica,
+    key: ReplicaKey,
+    owner: Owner,
+    /// What earlier generations brought home, as far as this replica sees any of it.
+    prior: Vec<Artifact>,
+    step: Step,
+}
+
+impl<'a> Layout<'a> {
+    pub(super) fn new(files: &'a Files, desired: &'a DesiredReplica) -> Self {
+        let key = desired.key();
+        let owner = Owner::of(desired.spec.container.user.as_deref());
+        Self { files, desired, owner, prior: Vec::new(), step: files.progresses.begin(&key), key }
+    }
+
+    /// Makes the sources of every mount.
+    pub(super) async fn make(mut self, plan: Plan) -> Result<Vec<HostMount>, Refusal> {
+        if self.desired.generation > Generation(1) && plan.sources.iter().any(|source| source.writable) {
+            self.prior = self.brought_home().await?;
+        }
+        let (mut laid, mut trees, mut paths) = (Laid::default(), Vec::new(), Vec::new());
+        for source in &plan.sources {
+            let tree = self.tree(source).await.map_err(|error| self.not_fetched(&source.name, &error))?;
+            let shown = self.show(source, &tree, &mut laid).await;
+            let path = shown.map_err(|error| self.not_laid(&source.name, &error))?;
+            paths.push(if tree.manifest.is_single_file() { path.join(SINGLE) } else { path });
+            laid.trees.push(tree.digest);
+            trees.push(tree);
+        }
+        let replica = self.files.replica_dir(&self.key);
+        let options = &self.desired.spec.container;
+        let granted =
+            grants::lay_out(&self.files.link, options, &grants::directory(&replica), &self.files.node)
+                .await?;
+        ledger::write(&Laid::file(&replica), &laid).map_err(|e| Refusal::for_now(with_source(&e)))?;
+        // From here on the record keeps them in the cache.
+        drop(trees);
+        Ok(plan.mounts.into_iter().map(|mount| mount.on_host(&paths)).chain(granted).collect())
+    }
+
+    async fn brought_home(&self) -> Result<Vec<Artifact>, Refusal> {
+        let asked = prior::artifacts(&self.files.link, &self.key.job).await;
+        let mut artifacts = asked.map_err(|error| {
+            let node = &self.files.node;
+            judged(&error, format!("node {node} cannot learn which files the job has brought back: {error}"))
+        })?;
+        let home = merge::home_rank(self.desired);
+        artifacts.retain(|artifact| artifact.node_rank == home);
+        Ok(artifacts)
+    }
+
+    /// What this generation finds at `source`, in the cache.
+    async fn tree(&self, source: &Source) -> Result<Tree, FetchError> {
+        let told = |done, total| self.tell(format!("fetches {}", source.name), done, total);
+        let cache = &self.files.cache;
+        let base = cache.fetch_for(&source.tree, self.owner, &told).await?;
+        let is_its = |artifact: &&Artifact| source.writable && artifact.mount == source.name;
+        let back: Vec<&Artifact> = self.prior.iter().filter(is_its).collect();
+        if back.is_empty() {
+            return Ok(base);
+        }
+        let (job, source) = (&self.key.job, &source.name);
+        info!(%job, source, files = back.len(), "files that came back are laid over it");
+        let merged = merge::merge(&base.manifest, back.into_iter());
+        cache.compose(merged, self.owner, &told).await
+    }
+
+    /// Lays the tree out, and tells how far that is. Returns the directory to mount.
+    async fn show(&self, source: &Source, tree: &Tree, laid: &mut Laid) -> Result<PathBuf, LayError> {
+        let supervisor = Supervisor::default();
+        let showing = async {
+            if source.writable {
+                let copy = self.copy(source, tree, laid.copies.len(), &supervisor).await?;
+                let root = copy.root(&self.files.replica_dir(&self.key));
+                laid.copies.push(copy);
+                Ok(root)
+            } else {
+                self.files.cache.laid(tree, self.owner, &supervisor).await
+            }
+        };
+        let mut showing = std::pin::pin!(showing);
+        let total = tree.manifest.blobs().map(|(_, size)| size).sum();
+        let mut interval = tokio::time::interval(PROGRESS);
+        interval.tick().await;
+        loop {
+            tokio::select! {
+                shown = &mut showing => return shown,
+                _ = interval.tick() => self.tell(format!("lays out {}", source.name), supervisor.done(), total),
+            }
+        }
+    }
+
+    /// A private copy of `tree`.
+    async fn copy(
+        &self,
+        source: &Source,
+        tree: &Tree,
+        place: usize,
+        supervisor: &Supervisor,
+    ) -> Result<OwnCopy, LayError> {
+        let means = self.files.means;
+        let (manifest, owner) = (tree.manifest.clone(), self.owner);
+        let laid = match means {
+            Means::Overlay => Some(self.files.cache.laid(tree, owner, supervisor).await?),
+            Means::Copy => None,
+        };
+        let single_file = manifest.is_single_file();
+        let mut copy = OwnCopy { source: source.name.clone(), tree: tree.digest, single_file, means, place };
+        // Until the thread is done: the replica's removal waits for it.
+        let turn = self.files.turns.take(self.key.clone()).await;
+        let replica = self.files.replica_dir(&self.key);
+        let (cache, worker) = (self.files.cache.clone(), supervisor.worker());
+        let made = blocking(move || {
+            let _turn = turn;
+            private::make(
+                &mut copy,
+                &replica,
+                &Original { manifest: &manifest, laid, owner },
+                &cache,
+                &worker,
+            )?;
+            if copy.means == Means::Copy {
+                let begun = collect::begin(&replica, &copy, &manifest);
+                begun.map_err(|source| LayError::Io { path: copy.root(&replica), source })?;
+            }
+            Ok(copy)
+        });
+        made.await.map_err(LayError::Interrupted)?
+    }
+
+    fn tell(&self, what: String, done: u64, total: u64) {
+        self.step.tell(Progress { what, done, total });
+    }
+
+    fn not_fetched(&self, source: &str, error: &FetchError) -> Refusal {
+        let message = format!("{source} cannot be brought to node {}: {error}", self.files.node);
+        if matches!(error, FetchError::Full { .. }) {
+            self.disk_full(message)
+        } else {
+            judged(error, message)
+        }
+    }
+
+    fn not_laid(&self, source: &str, error: &LayError) -> Refusal {
+        let message = format!("{source} cannot be laid out on node {}: {error}", self.files.node);
+        if disk_was_full(error) { self.disk_full(message) } else { Refusal::for_now(message) }
+    }
+
+    /// Until the replica is removed, which is when the coordinator has taken it elsewhere.
+    fn disk_full(&self, message: String) -> Refusal {
+        let message = format!("{message}; make room there, or give the agent a smaller --file-cache-size");
+        self.files.conditions.raise("DiskFull", &about(&self.key), message.clone());
+        Refusal::for_now(message)
+    }
+}

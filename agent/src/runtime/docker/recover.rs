@@ -1,0 +1,181 @@
+//! Finding the tasks that an earlier agent left: by their directories, and by their containers' labels.
+//!
+//! | directory | container | what it is |
+//! |---|---|---|
+//! | with an exit record | any or none | ended |
+//! | yes | made, never started | what a crash left of a start: both go |
+//! | yes | running or ended | a task, watched again |
+//! | says that it was made | none | a task whose container somebody removed |
+//! | does not say so | none | what a crash left of a start: it goes |
+//! | none | running or ended | a task, its directory is made again |
+//! | any | the engine is away | a task of which nobody knows more; watched when the engine is back |
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
+use bollard::query_parameters::ListContainersOptionsBuilder;
+use tracing::{info, warn};
+
+use super::super::{ContainerRecord, RuntimeError, TaskDir, TaskKey, TaskStatus, io_error};
+use super::logs::Drain;
+use super::remove::{remove_container, remove_dir};
+use super::{DockerRuntime, Known, Shared, labels};
+use crate::engine::{Engine, EngineError};
+
+/// How long the start of an agent waits for an engine: one that is there answers within milliseconds.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+const UNKNOWN: TaskStatus = TaskStatus::Running { pid: 0, health: None };
+
+/// A container of this agent's.
+struct Found {
+    id: String,
+    name: String,
+    image: String,
+    /// Made, and never started.
+    unstarted: bool,
+}
+
+impl DockerRuntime {
+    pub(super) async fn recover_all(&self) -> Result<Vec<TaskKey>, RuntimeError> {
+        let engine = self.reach(FIRST_ANSWER).await.ok().map(|reached| reached.engine.clone());
+        let mut found = match &engine {
+            Some(engine) => self.shared.list(engine).await.map(Some).unwrap_or_else(|error| {
+                warn!("the containers cannot be listed: {error}");
+                None
+            }),
+            None => None,
+        };
+        let tasks_dir = &self.shared.config.tasks_dir;
+        let failed = || io_error(format!("reading {}", tasks_dir.display()));
+        let entries = match fs::read_dir(tasks_dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            entries => entries.and_then(Iterator::collect).map_err(failed())?,
+        };
+        for entry in entries {
+            let dir = TaskDir::new(entry.path());
+            let recovered = match dir.container() {
+                Ok(Some(record)) => {
+                    let container = found.as_mut().map(|found| found.remove(&record.key));
+                    self.recover_dir(&dir, record, container, engine.as_ref()).await
+                }
+                other => other.map(drop),
+            };
+            // What is not understood is left alone, running or not.
+            if let Err(error) = recovered {
+                warn!(dir = %dir.path().display(), %error, "cannot tell which task this is");
+            }
+        }
+        for (task, found) in found.unwrap_or_default() {
+            self.recover_stray(task, found, engine.as_ref()).await;
+        }
+        let mut tasks = super::Runtime::tasks(self);
+        tasks.sort();
+        Ok(tasks)
+    }
+
+    /// `container` is `None` while the engine is away, `Some(None)` if it has none of this task.
+    async fn recover_dir(
+        &self,
+        dir: &TaskDir,
+        record: ContainerRecord,
+        container: Option<Option<Found>>,
+        engine: Option<&Engine>,
+    ) -> io::Result<()> {
+        let made = dir.created();
+        if let Some(exit) = dir.exit()? {
+            let container = made.unwrap_or_else(|| record.name.clone());
+            self.know(&record, &container, dir, TaskStatus::Ended(exit));
+            return Ok(());
+        }
+        let id = match (container, made) {
+            (Some(Some(found)), _) if found.unstarted => {
+                self.clear_start(&found, engine).await;
+                return remove_dir(dir.path());
+            }
+            (Some(None), None) => {
+                info!(task = %record.key, "removing what is left of a start");
+                return remove_dir(dir.path());
+            }
+            (Some(Some(found)), None) => {
+                dir.mark_created(&found.id)?;
+                found.id
+            }
+            (Some(Some(found)), Some(_)) => found.id,
+            (Some(None) | None, Some(id)) => id,
+            (None, None) => record.name.clone(),
+        };
+        let drain = Drain::resume(&dir.output(), self.shared.config.output_limit)?;
+        self.know(&record, &id, dir, UNKNOWN);
+        self.watch(record, id, drain);
+        Ok(())
+    }
+
+    /// A container of a task whose directory is gone.
+    async fn recover_stray(&self, task: TaskKey, found: Found, engine: Option<&Engine>) {
+        if found.unstarted {
+            return self.clear_start(&found, engine).await;
+        }
+        let (name, image) = (found.name.clone(), found.image.clone());
+        let record = ContainerRecord { key: task, name, image, stop_signal: 15, memory_limit: None };
+        let dir = self.shared.dir(&record.key);
+        if let Err(error) = dir.create_container(&record).and_then(|()| dir.mark_created(&found.id)) {
+            return warn!(task = %record.key, %error, "cannot take over a container");
+        }
+        if let Err(error) = self.recover_dir(&dir, record, Some(Some(found)), engine).await {
+            warn!(dir = %dir.path().display(), %error, "cannot take over a container");
+        }
+    }
+
+    fn know(&self, record: &ContainerRecord, container: &str, dir: &TaskDir, status: TaskStatus) {
+        let mut known = Known::starting(container, record.stop_signal);
+        known.stopped = dir.is_stopping();
+        known.status = Some(status);
+        self.shared.tasks().insert(record.key.clone(), known);
+    }
+
+    async fn clear_start(&self, found: &Found, engine: Option<&Engine>) {
+        info!(container = found.name, "removing a container that was never started");
+        let Some(engine) = engine else { return };
+        if let Err(error) = remove_container(engine, &found.id).await {
+            warn!(container = found.name, "it cannot be removed: {error}");
+        }
+    }
+}
+
+impl Shared {
+    /// Every container of this agent's, by its task.
+    async fn list(&self, engine: &Engine) -> Result<BTreeMap<TaskKey, Found>, EngineError> {
+        let filters = HashMap::from([("label", vec![labels::filter(&self.config.instance)])]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let listed = engine.docker().list_containers(Some(options)).await;
+        let listed = listed.map_err(|error| engine.error("does not list its containers", error))?;
+        Ok(listed.into_iter().filter_map(found).collect())
+    }
+
+    /// Removes the containers of starts that failed while the engine could not be asked to.
+    pub(super) async fn sweep(&self, engine: &Engine) {
+        let Ok(found) = self.list(engine).await else { return };
+        for (task, found) in found {
+            if found.unstarted && !self.tasks().contains_key(&task) {
+                info!(container = found.name, "removing a container that was never started");
+                // What fails now is tried at the engine's next return, or by the next agent.
+                let _ = remove_container(engine, &found.id).await;
+            }
+        }
+    }
+}
+
+fn found(summary: ContainerSummary) -> Option<(TaskKey, Found)> {
+    let task = labels::task(&summary.labels.unwrap_or_default())?;
+    let names = summary.names.unwrap_or_default();
+    let found = Found {
+        id: summary.id?,
+        name: names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default(),
+        image: summary.image.unwrap_or_default(),
+        unstarted: summary.state == Some(ContainerSummaryStateEnum::CREATED),
+    };
+    Some((task, found))
+}

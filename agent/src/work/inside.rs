@@ -1,0 +1,97 @@
+//! What a container's replica needs before its gang is released, besides what every replica does: its
+//! image, and where its directories are on the host.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::models::VolumeCreateRequest;
+use convoke_model::DesiredReplica;
+use tracing::info;
+
+use super::image;
+use super::paths::{Inside, NamedDir, absolute, covering};
+use super::prepare::Refusal;
+use crate::engine::images::Image;
+use crate::engine::{EngineError, create};
+use crate::files::{HostMount, HostSource};
+use crate::host::Host;
+use crate::runtime::docker::Reached;
+
+/// How long a replica waits for an engine that was not dialled yet: it may be busy with an image.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Makes sure of the image and of the mounts' sources.
+pub(super) async fn prepare(
+    host: &Host,
+    desired: &DesiredReplica,
+    mounts: &[HostMount],
+) -> Result<Option<Inside>, Refusal> {
+    let Some(name) = &desired.spec.image else { return Ok(None) };
+    let reached = reached(host).await?;
+    let image = image::ensure(host, desired, &reached, name).await?;
+    let notes = create::make_sources(mounts).map_err(|e| Refusal::for_now(crate::work::with_sources(&e)))?;
+    for note in notes {
+        info!(job = %desired.job, "{note}");
+    }
+    let checkpoints = match &desired.spec.checkpoint.dir {
+        None => None,
+        Some(directory) => {
+            let working_dir = match &desired.spec.working_dir {
+                Some(given) => given.clone(),
+                None => working_dir(&reached, &image).await?,
+            };
+            let inside = absolute(&working_dir, directory);
+            let on_host = on_host(&reached, mounts, &inside).await?;
+            Some(NamedDir { inside, host: on_host })
+        }
+    };
+    Ok(Some(Inside { image: image.id, checkpoints }))
+}
+
+/// The engine, or why containers cannot be started now.
+pub(super) async fn reached(host: &Host) -> Result<Arc<Reached>, Refusal> {
+    let Some(docker) = &host.docker else {
+        return Err(Refusal::for_good(format!(
+            "node {} runs no containers; start the Docker Engine there, and its agent without --no-docker",
+            host.node
+        )));
+    };
+    let reached = docker.reach(PATIENCE).await;
+    reached.map_err(|e| Refusal::for_now(format!("node {} cannot start containers: {e}", host.node)))
+}
+
+/// The directory that the image's commands start in.
+async fn working_dir(reached: &Reached, image: &Image) -> Result<String, Refusal> {
+    let seen = reached.engine.docker().inspect_image(&image.id).await;
+    let seen = seen.map_err(|e| Refusal::for_now(reached.engine.error("does not describe an image", e)))?;
+    Ok(seen.config.and_then(|config| config.working_dir).unwrap_or_default())
+}
+
+/// Where a path of the container's is on the host, if one of the job's mounts has it.
+async fn on_host(reached: &Reached, mounts: &[HostMount], path: &Path) -> Result<Option<PathBuf>, Refusal> {
+    let Some((mount, rest)) = covering(mounts, path) else { return Ok(None) };
+    let source = match &mount.source {
+        HostSource::Path(source) => source.clone(),
+        HostSource::Volume(name) => volume(reached, name).await.map_err(Refusal::for_now)?,
+        HostSource::AnonymousVolume => return Ok(None),
+    };
+    if mount.read_only {
+        return Err(Refusal::for_good(format!(
+            "x-convoke.checkpoint.dir {} is in the volume {}, which is read-only; make the volume writable, or name \
+             another directory",
+            path.display(),
+            mount.target
+        )));
+    }
+    // A mount's own path has no rest; joined, it would end in a slash.
+    Ok(Some(if rest.as_os_str().is_empty() { source } else { source.join(rest) }))
+}
+
+/// Where a named volume is on the host; it is made where it is not there yet.
+async fn volume(reached: &Reached, name: &str) -> Result<PathBuf, EngineError> {
+    let request = VolumeCreateRequest { name: Some(name.to_owned()), ..VolumeCreateRequest::default() };
+    let made = reached.engine.docker().create_volume(request).await;
+    let made = made.map_err(|error| reached.engine.error("does not make a volume", error))?;
+    Ok(made.mountpoint.into())
+}

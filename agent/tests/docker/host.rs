@@ -1,0 +1,190 @@
+//! A Docker runtime of a test's own, on the engine of this host.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
+use convoke_agent::conditions::Conditions;
+use convoke_agent::engine::images::Policy;
+use convoke_agent::engine::{DEFAULT_SOCKET, Engine};
+use convoke_agent::runtime::docker::DockerConfig;
+use convoke_agent::runtime::{Container, DockerRuntime, Runtime as _, TaskKey, TaskSpec, ended};
+use convoke_agent::spool::{Line, Reader};
+use convoke_model::{
+    AgentInstance, ContainerOptions, Generation, JobId, NodeId, NodeRank, Rank, ReplicaKey, ResourceLimits,
+    TaskExit,
+};
+use tokio::time::{sleep, timeout};
+
+/// Built by tests/images/build.sh: a static busybox.
+pub const IMAGE: &str = "convoke-test/base:1";
+/// Far more than anything here takes, on a host whose engine is busy; a test that needs it has failed.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What the tests need and this host lacks.
+pub fn missing() -> Option<String> {
+    block_on(async {
+        let engine = match Engine::connect(Path::new(DEFAULT_SOCKET)).await {
+            Ok(engine) => engine,
+            Err(error) => return Some(error.to_string()),
+        };
+        match engine.docker().inspect_image(IMAGE).await {
+            Ok(_) => None,
+            Err(_) => Some(format!("no image {IMAGE}; build it with tests/images/build.sh base")),
+        }
+    })
+}
+
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+pub struct Host {
+    pub dir: tempfile::TempDir,
+    pub instance: String,
+    pub runtime: DockerRuntime,
+    pub docker: Docker,
+}
+
+impl Host {
+    pub async fn new() -> Self {
+        let instance = uuid::Uuid::new_v4().to_string();
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = runtime(dir.path(), &instance);
+        let docker = runtime.reach(DEADLINE).await.unwrap().engine.docker().clone();
+        Self { dir, instance, runtime, docker }
+    }
+
+    /// A runtime as a new agent on the same directory has it. The one before goes on beside it.
+    pub async fn another(&self) -> DockerRuntime {
+        let another = runtime(self.dir.path(), &self.instance);
+        another.recover().await.unwrap();
+        another
+    }
+
+    pub fn spec(&self, rank: u32, command: &[&str]) -> TaskSpec {
+        let job = JobId::new("job-1").unwrap();
+        let replica = ReplicaKey { job, generation: Generation(1), node_rank: NodeRank(0) };
+        let container = Container {
+            name: format!("convoke-test-{}-{rank}", self.instance),
+            image: IMAGE.to_owned(),
+            image_name: IMAGE.to_owned(),
+            entrypoint: None,
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            working_dir: None,
+            mounts: Vec::new(),
+            options: ContainerOptions::default(),
+            limits: ResourceLimits::default(),
+            gpus: Vec::new(),
+            gpu_injection: None,
+            gang: false,
+            stop_grace: None,
+            cluster: None,
+            ipc_of: None,
+        };
+        TaskSpec {
+            key: TaskKey { replica, rank: Rank(rank) },
+            node: NodeId::new("node-a").unwrap(),
+            argv: Vec::new(),
+            environment: BTreeMap::new(),
+            working_dir: PathBuf::from("/"),
+            stop_signal: 15,
+            container: Some(Box::new(container)),
+        }
+    }
+
+    pub async fn start(&self, rank: u32, script: &str) -> TaskKey {
+        self.start_spec(self.spec(rank, &["sh", "-c", script])).await
+    }
+
+    pub async fn start_spec(&self, spec: TaskSpec) -> TaskKey {
+        let task = spec.key.clone();
+        self.runtime.start(spec).await.unwrap();
+        task
+    }
+
+    pub async fn ended(&self, task: &TaskKey) -> TaskExit {
+        timeout(DEADLINE, ended(&self.runtime, task)).await.expect("the task ends").expect("it is known")
+    }
+
+    /// All lines of a task that has ended.
+    pub fn lines(&self, task: &TaskKey) -> Vec<Line> {
+        let batch = Reader::new(self.runtime.task_dir(task).output(), 0).read(usize::MAX).unwrap();
+        assert!(batch.ended);
+        batch.lines
+    }
+
+    pub fn texts(&self, task: &TaskKey) -> Vec<String> {
+        self.lines(task).into_iter().map(|line| line.text).collect()
+    }
+
+    /// Waits until the task has said `text`.
+    pub async fn until_line(&self, task: &TaskKey, text: &str) {
+        let mut reader = Reader::new(self.runtime.task_dir(task).output(), 0);
+        let said = async {
+            while !reader.read(usize::MAX).unwrap().lines.iter().any(|l| l.text == text) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(DEADLINE, said).await.expect("the task says it");
+    }
+
+    /// Names of this test's containers, in any state.
+    pub async fn containers(&self) -> Vec<String> {
+        containers(&self.docker, &format!("convoke.instance={}", self.instance)).await
+    }
+
+    pub fn directories(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("tasks")).map_or(0, Iterator::count)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        clear(&format!("convoke.instance={}", self.instance));
+    }
+}
+
+fn runtime(dir: &Path, instance: &str) -> DockerRuntime {
+    DockerRuntime::new(DockerConfig {
+        tasks_dir: dir.join("tasks"),
+        socket: DEFAULT_SOCKET.into(),
+        seen_file: dir.join("docker"),
+        gpu_injection: None,
+        instance: AgentInstance::new(instance).unwrap(),
+        output_limit: 64 << 20,
+        conditions: Conditions::default(),
+        images_file: dir.join("images.json"),
+        image_policy: Policy { unused_for: DEADLINE, keep_free: 0 },
+    })
+}
+
+pub async fn containers(docker: &Docker, label: &str) -> Vec<String> {
+    let filters = HashMap::from([("label", vec![label.to_owned()])]);
+    let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+    let found = docker.list_containers(Some(options)).await.unwrap();
+    found.into_iter().map(|c| c.names.unwrap_or_default().join(",")).collect()
+}
+
+/// Removes every container with the label, whatever became of the test.
+pub fn clear(label: &str) {
+    let label = label.to_owned();
+    let clearing = std::thread::spawn(move || {
+        block_on(async {
+            let engine = Engine::connect(Path::new(DEFAULT_SOCKET)).await.unwrap();
+            for name in containers(engine.docker(), &label).await {
+                let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+                // It may be going just now.
+                engine.docker().remove_container(name.trim_start_matches('/'), Some(options)).await.ok();
+            }
+        });
+    });
+    clearing.join().ok();
+}

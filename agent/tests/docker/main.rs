@@ -1,0 +1,72 @@
+//! Containers on a real Docker Engine. Without one, or without a small image to run, each test is
+//! reported as ignored under a name that says what is missing.
+#![allow(clippy::unwrap_used, reason = "clippy only knows test functions as tests")]
+
+mod host;
+mod output;
+mod starts;
+mod stops;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test's name and what it does.
+type Case = (&'static str, fn());
+
+/// Names each test after its function.
+macro_rules! cases {
+    ($($module:ident: $($name:ident),+ $(,)?);+ $(;)?) => {
+        [$($((stringify!($name), $module::$name as fn())),+),+]
+    };
+}
+
+fn cases() -> Vec<Case> {
+    cases! {
+        starts:
+            a_container_that_returns_zero_or_three_is_reported_so,
+            a_failed_start_leaves_no_container_and_no_directory,
+            a_command_that_is_not_in_the_image_is_127_by_name,
+            what_cannot_be_run_is_126,
+            an_image_that_is_gone_is_named,
+            a_taken_port_is_named_and_counts_as_no_fault_of_the_jobs,
+            tasks_of_one_replica_share_memory_and_network,
+            a_task_whose_first_has_ended_runs_alone,
+            a_name_that_an_ended_generation_has_is_taken_over,
+            the_health_check_is_reported,
+            what_the_engine_is_asked_before_a_task_runs_is_counted;
+        stops:
+            stop_is_the_stop_signal_first,
+            an_entrypoint_that_ignores_sigterm_is_killed_and_a_shorter_grace_brings_that_forward,
+            a_first_process_without_handlers_ends_at_once,
+            a_kill_for_memory_is_named_with_its_limit,
+            a_container_that_somebody_removes_is_an_end_that_says_so;
+        output:
+            sources_stay_apart_and_the_last_line_needs_no_newline,
+            long_lines_are_joined_and_cut_at_64_kib,
+            a_flood_loses_nothing,
+            a_flood_through_small_rotated_files_is_whole_or_marked,
+            lines_that_were_rotated_away_while_nobody_read_are_marked;
+    }
+    .to_vec()
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let missing = if arguments.list { None } else { host::missing() };
+    let trial = |(name, test): Case| match &missing {
+        None => Trial::test(name, move || run(test)),
+        Some(missing) => {
+            Trial::test(format!("{name} (not run: {missing})"), || Ok(())).with_ignored_flag(true)
+        }
+    };
+    libtest_mimic::run(&arguments, cases().into_iter().map(trial).collect()).exit_code()
+}
+
+fn run(test: fn()) -> Result<(), Failed> {
+    catch_unwind(AssertUnwindSafe(test)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").into()
+    })
+}

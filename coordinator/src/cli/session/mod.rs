@@ -1,0 +1,11 @@
+//! Sessions that reach into a running task: a command in it, its ports, its files.
+
+mod channel;
+mod copy;
+mod exec;
+mod port;
+mod terminal;
+
+pub(crate) use copy::Copy;
+pub(crate) use exec::Exec;
+pub(crate) use port::Port;
