@@ -2,6 +2,7 @@
 //! are reported as ignored.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 
@@ -14,10 +15,11 @@ const REGISTRY: &str = "docker-registry";
 type Story = fn() -> Result<(), Failed>;
 
 const STORIES: &[(&str, bool, Story)] = &[
-    ("an_image_that_no_registry_has_is_sent_once_and_then_only_what_changed", false, || told(sent_once)),
-    ("a_build_section_is_built_here_and_again_when_told_to", false, || told(built)),
-    ("a_build_that_fails_says_so_and_submits_nothing", false, || told(failing_build)),
-    ("an_image_of_a_registry_is_pinned_and_not_sent_unless_told_to", true, || told(pinned)),
+    ("an_image_that_no_registry_has_is_sent_once_and_then_only_what_changed", false, || told(&[], sent_once)),
+    ("a_build_section_is_built_here_and_again_when_told_to", false, || told(&[], built)),
+    ("a_build_that_fails_says_so_and_submits_nothing", false, || told(&[], failing_build)),
+    ("what_a_container_needs_goes_out_and_what_it_writes_comes_back", false, || told(&[1, 1], round_trip)),
+    ("an_image_of_a_registry_is_pinned_and_not_sent_unless_told_to", true, || told(&[], pinned)),
 ];
 
 fn main() -> ExitCode {
@@ -50,13 +52,13 @@ fn missing_registry() -> Option<String> {
     found.is_err().then(|| format!("{REGISTRY} is not installed; apt-get install docker-registry"))
 }
 
-fn told<F: Future<Output = ()>>(story: fn(Scene) -> F) -> Result<(), Failed> {
+fn told<F: Future<Output = ()>>(slots: &[u32], story: fn(Scene) -> F) -> Result<(), Failed> {
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(async { story(Scene::start().await).await });
+    runtime.block_on(async { story(Scene::start(slots).await).await });
     Ok(())
 }
 
-/// A coordinator without agents, and a project whose one service runs an image of this story's own.
+/// A coordinator, nodes if the story needs them, and a project whose one service runs an image of this story's own.
 struct Scene {
     cluster: LocalCluster,
     dir: PathBuf,
@@ -85,8 +87,8 @@ impl Drop for Images {
 }
 
 impl Scene {
-    async fn start() -> Self {
-        let cluster = LocalCluster::start(&[]).await;
+    async fn start(slots: &[u32]) -> Self {
+        let cluster = LocalCluster::start(slots).await;
         let dir = cluster.directory().join("p");
         fs::create_dir_all(dir.join("image")).expect("it is writable");
         // The temporary directory has a name that nobody else has.
@@ -202,6 +204,58 @@ async fn failing_build(scene: Scene) {
     assert!(no_engine["message"].as_str().is_some_and(|m| m.contains("services.train.build")), "{no_engine}");
     let jobs = scene.cluster.cli(&["ps", "-a", "-o", "json"]).run().await.json();
     assert_eq!(jobs["jobs"].as_array().map(Vec::len), Some(0));
+    scene.cluster.finish().await;
+}
+
+/// Makes the story's image from this host's shell and what that is linked with.
+fn import_shell(scene: &Scene) {
+    let root = scene.dir.join("root");
+    for program in ["/bin/sh", "/bin/cat", "/bin/mkdir", "/bin/chmod"] {
+        let linked = Command::new("ldd").arg(program).output().expect("ldd can be started");
+        let linked = String::from_utf8_lossy(&linked.stdout).into_owned();
+        let libraries = linked.split_whitespace().filter(|word| word.starts_with('/'));
+        for file in libraries.chain([program]) {
+            let target = root.join(file.trim_start_matches('/'));
+            fs::create_dir_all(target.parent().expect("it lies in a directory")).expect("it is writable");
+            fs::copy(file, target).expect("it is readable");
+        }
+    }
+    let archive = scene.dir.join("root.tar");
+    let packed = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".").status();
+    assert!(packed.is_ok_and(|status| status.success()), "tar");
+    let label = format!("LABEL {}", scene.images.label);
+    let archive = archive.to_str().expect("UTF-8");
+    docker(&["import", "--change", &label, archive, &scene.image], &scene.dir);
+}
+
+async fn round_trip(scene: Scene) {
+    import_shell(&scene);
+    fs::create_dir_all(scene.dir.join("src/sub")).expect("it is writable");
+    scene.write("src/sub/greeting", "hello from the submitter");
+    scene.write("token", "sesame");
+    let script = "cat /src/sub/greeting /run/secrets/token; mkdir -p /out/sub; \
+                  cat /src/sub/greeting > /out/sub/copy; chmod 750 /out/sub/copy; echo more >> /out/log";
+    scene.write(
+        "compose.yaml",
+        &format!(
+            "name: p\nservices:\n  train:\n    image: {}\n    command: [\"/bin/sh\", \"-c\", {script:?}]\n    \
+             volumes: [\"./src:/src:ro\", \"./out:/out\"]\n    secrets: [token]\n    deploy:\n      \
+             replicas: 2\nsecrets:\n  token:\n    file: ./token\n",
+            scene.image
+        ),
+    );
+    let up = scene.cluster.cli(&["up"]).directory(&scene.dir).run().await.expect_code(0);
+    assert!(up.stdout.contains("hello from the submittersesame"), "{}", up.stdout);
+    assert!(up.stderr.contains("2 files came back into ./out (29 B)"), "{}", up.stderr);
+    let read = |path: &str| fs::read_to_string(scene.dir.join(path)).unwrap_or_default();
+    assert_eq!(read("out/sub/copy"), "hello from the submitter");
+    let mode = fs::metadata(scene.dir.join("out/sub/copy")).expect("it came back").permissions().mode();
+    assert_eq!((read("out/log").as_str(), mode & 0o777), ("more\n", 0o750));
+    // What came back goes out again, and only what changes in it comes back again.
+    let again = scene.cluster.cli(&["up"]).directory(&scene.dir).run().await.expect_code(0);
+    assert!(again.stderr.contains("shipped nothing of 4 files"), "{}", again.stderr);
+    assert!(again.stderr.contains("1 file came back into ./out (10 B)"), "{}", again.stderr);
+    assert_eq!(read("out/log"), "more\nmore\n");
     scene.cluster.finish().await;
 }
 
