@@ -1,10 +1,11 @@
 //! Files that travel from the submitter: what is sent, what is not sent twice, what is refused.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
-use convoke_tests::{Cli, LocalCluster, ScriptedAgent, Wire, hello};
+use convoke_tests::{Cli, LocalCluster, ScriptedAgent, Wire, eventually, hello};
 
 /// No engine, wherever the story runs: images are the nodes' to find.
 const NO_ENGINE: (&str, &str) = ("DOCKER_HOST", "unix:///nowhere/docker.sock");
@@ -156,9 +157,14 @@ async fn a_remembered_digest_that_is_wrong_is_found_out_and_mended() {
     up(&cluster, &dir, &["-d"]).run().await.expect_code(0);
     let right = content_of_scripts(&cluster, "digits-train").await;
     // The cache believes that the file, as it looks now, holds something else.
-    use std::os::unix::fs::MetadataExt as _;
     let path = dir.canonicalize().expect("it is there").join("scripts/train.py");
     let look = fs::metadata(&path).expect("it is there");
+    // Only what was written a while ago is taken on trust.
+    eventually("the file has lain there for a while", async || {
+        let changed = UNIX_EPOCH + Duration::new(look.ctime().cast_unsigned(), 0);
+        changed.elapsed().is_ok_and(|age| age > Duration::from_secs(4)).then_some(())
+    })
+    .await;
     let nanos = |seconds: i64, nanos: i64| seconds * 1_000_000_000 + nanos;
     let known = serde_json::json!({ path.to_str().expect("a UTF-8 path"): {
         "s": look.size(), "m": nanos(look.mtime(), look.mtime_nsec()),
