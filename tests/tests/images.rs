@@ -233,28 +233,30 @@ async fn round_trip(scene: Scene) {
     fs::create_dir_all(scene.dir.join("src/sub")).expect("it is writable");
     scene.write("src/sub/greeting", "hello from the submitter");
     scene.write("token", "sesame");
+    scene.write("settings.ini", "a=1\n");
     let script = "cat /src/sub/greeting /run/secrets/token; mkdir -p /out/sub; \
-                  cat /src/sub/greeting > /out/sub/copy; chmod 750 /out/sub/copy; echo more >> /out/log";
+                  cat /src/sub/greeting > /out/sub/copy; chmod 750 /out/sub/copy; echo more >> /out/log; echo b=2 >> /settings.ini";
     scene.write(
         "compose.yaml",
         &format!(
             "name: p\nservices:\n  train:\n    image: {}\n    command: [\"/bin/sh\", \"-c\", {script:?}]\n    \
-             volumes: [\"./src:/src:ro\", \"./out:/out\"]\n    secrets: [token]\n    deploy:\n      \
+             volumes: [\"./src:/src:ro\", \"./out:/out\", \"./settings.ini:/settings.ini\"]\n    secrets: [token]\n    deploy:\n      \
              replicas: 2\nsecrets:\n  token:\n    file: ./token\n",
             scene.image
         ),
     );
     let up = scene.cluster.cli(&["up"]).directory(&scene.dir).run().await.expect_code(0);
     assert!(up.stdout.contains("hello from the submittersesame"), "{}", up.stdout);
-    assert!(up.stderr.contains("2 files came back into ./out (29 B)"), "{}", up.stderr);
+    assert!(up.stderr.contains("3 files came back into ./out, ./settings.ini (37 B)"), "{}", up.stderr);
     let read = |path: &str| fs::read_to_string(scene.dir.join(path)).unwrap_or_default();
     assert_eq!(read("out/sub/copy"), "hello from the submitter");
     let mode = fs::metadata(scene.dir.join("out/sub/copy")).expect("it came back").permissions().mode();
+    assert_eq!(read("settings.ini"), "a=1\nb=2\n");
     assert_eq!((read("out/log").as_str(), mode & 0o777), ("more\n", 0o750));
     // What came back goes out again, and only what changes in it comes back again.
     let again = scene.cluster.cli(&["up"]).directory(&scene.dir).run().await.expect_code(0);
-    assert!(again.stderr.contains("shipped nothing of 4 files"), "{}", again.stderr);
-    assert!(again.stderr.contains("1 file came back into ./out (10 B)"), "{}", again.stderr);
+    assert!(again.stderr.contains("shipped nothing of 5 files"), "{}", again.stderr);
+    assert!(again.stderr.contains("2 files came back into ./out, ./settings.ini (22 B)"), "{}", again.stderr);
     assert_eq!(read("out/log"), "more\nmore\n");
     scene.cluster.finish().await;
 }

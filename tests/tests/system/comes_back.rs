@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use convoke_proto::v1;
 use convoke_tests::{Cli, LocalCluster, ScriptedAgent, eventually, hello};
@@ -132,6 +133,28 @@ async fn pull_brings_what_is_not_here_yet_also_elsewhere_and_knows_what_up_wrote
     let last = &records.last().expect("records")["pulled"];
     assert_eq!((&last["files"], &last["bytes"]), (&3.into(), &29.into()));
     assert!(Path::new(&story.dir).join("got/out/kept").is_file());
+    story.cluster.finish().await;
+}
+
+#[tokio::test]
+async fn a_file_that_was_not_sent_is_replaced_if_nobody_touched_it_since_the_submit() {
+    let mut story = Story::start("").await;
+    story.write(".convokeignore", "*.pt\n");
+    story.write("out/old.pt", "of an earlier run");
+    story.write("out/mine.pt", "of an earlier run");
+    let lain = || fs::metadata(story.dir.join("out/mine.pt")).and_then(|m| m.modified());
+    eventually("the files have lain there for a while", async || {
+        lain().ok()?.elapsed().is_ok_and(|age| age > Duration::from_secs(2)).then_some(())
+    })
+    .await;
+    story.cli(&["up", "-d"]).run().await.expect_code(0);
+    story.write("out/mine.pt", "edited since");
+    let replica = story.agent.run().await;
+    story.agent.bring(&replica, "./out", &[("old.pt", "new"), ("mine.pt", "new")]).await;
+    let pulled = story.cli(&["pull", "train"]).run().await.expect_code(0);
+    assert!(pulled.stderr.contains("./out/mine.pt was changed here"), "{}", pulled.stderr);
+    assert_eq!(story.read("out/old.pt").as_deref(), Some("new"));
+    assert_eq!(story.read("out/mine.pt").as_deref(), Some("edited since"));
     story.cluster.finish().await;
 }
 
