@@ -26,6 +26,8 @@ use crate::runtime::docker::DockerConfig;
 use crate::runtime::process::{OUTPUT_LIMIT, ProcessConfig};
 use crate::runtime::{DockerRuntime, ProcessRuntime, Runtimes};
 use crate::session::{Fatal, Session};
+use crate::tunnel::Tunnels;
+use crate::work;
 
 /// Desired states that wait for the reconciler: it takes each in milliseconds, and a newer one
 /// replaces an older one anyway.
@@ -107,10 +109,13 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         conditions: host.conditions.clone(),
         observed: reconciler.observed(),
         inbox,
+        tunnels: Tunnels::new(host.clone()),
         said: String::new(),
     };
     let reconciling = tokio::spawn(reconciler.run(desired, shutdown.clone()));
-    let tidying = tokio::spawn(async move { host.files.keep_tidy().await });
+    let tidying = tokio::spawn(async move {
+        tokio::join!(host.files.keep_tidy(), work::keep_images_tidy(&host));
+    });
     let ended = session.run(shutdown).await;
     reconciling.abort();
     tidying.abort();

@@ -48,7 +48,7 @@ pub struct Incoming {
 
 /// How a worker ended.
 enum Done {
-    Prepared(Result<Prepared, Refusal>),
+    Prepared(Result<Box<Prepared>, Refusal>),
     /// Exits of the tasks that could not be started; or why none was.
     Started(Result<BTreeMap<Rank, TaskExit>, Refusal>),
     StopRequested,

@@ -9,6 +9,7 @@ mod remove;
 mod start;
 mod stop;
 
+pub use image::keep_tidy as keep_images_tidy;
 pub use network::data as data_address;
 pub use paths::{Inside, NamedDir, Place, TaskPaths, checkpoints};
 pub use prepare::{Prepared, Refusal, prepare};

@@ -54,7 +54,7 @@ impl Reconciler {
         }
         slot.replica.stage = Stage::Preparing;
         let (host, desired) = (self.host.clone(), slot.replica.desired.clone());
-        self.spawn(key, async move { Done::Prepared(work::prepare(&host, &desired).await) });
+        self.spawn(key, async move { Done::Prepared(work::prepare(&host, &desired).await.map(Box::new)) });
     }
 
     fn start(&mut self, key: ReplicaKey, rendezvous: Rendezvous) {

@@ -1,5 +1,6 @@
 //! A replica's image: had from the engine, a registry or the submitter, with its progress told.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +9,21 @@ use convoke_model::{DesiredReplica, Digest, JobSpec, Progress, TreeRef};
 use futures::FutureExt as _;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::interval;
+use tracing::{info, warn};
 
 use super::prepare::Refusal;
 use crate::engine::images::{self, Ensuring, Image, Shipped, Wanted};
 use crate::files::cache::{Cache, Tree};
 use crate::host::Host;
+use crate::ledger;
+use crate::runtime::DockerRuntime;
 use crate::runtime::docker::Reached;
 
 /// Every report of progress is a write of the coordinator's: as often as a person looks.
 const TELL: Duration = Duration::from_secs(1);
+
+/// How often images that nobody needs are looked for.
+const TIDY: Duration = Duration::from_secs(3600);
 
 /// Makes the job's image be on this node's engine.
 pub(super) async fn ensure(
@@ -35,6 +42,25 @@ pub(super) async fn ensure(
             if error.is_retryable() { Refusal::for_now(message) } else { Refusal::for_good(message) }
         }),
         never = told => match never {},
+    }
+}
+
+/// Removes images that were fetched for jobs and that none needs, for as long as it is polled.
+pub async fn keep_tidy(host: &Host) {
+    let mut ticks = interval(TIDY);
+    loop {
+        ticks.tick().await;
+        let Some(Ok(reached)) = host.docker.as_ref().map(DockerRuntime::reached) else { continue };
+        // An image of a record that cannot be read might be removed; so none is then.
+        let Ok((records, broken)) = ledger::records(&host.home) else { continue };
+        if !broken.is_empty() {
+            continue;
+        }
+        let keep: BTreeSet<String> = records.into_iter().filter_map(|r| r.inside).map(|i| i.image).collect();
+        match reached.images.gc(&keep, crate::clock::now()).await {
+            Ok(removed) => removed.iter().for_each(|image| info!(?image, "an unused image is removed")),
+            Err(error) => warn!("unused images cannot be removed: {error}"),
+        }
     }
 }
 

@@ -12,7 +12,6 @@ use tracing::info;
 use super::image;
 use super::paths::{Inside, NamedDir, absolute, covering};
 use super::prepare::Refusal;
-use crate::engine::images::Image;
 use crate::engine::{EngineError, create};
 use crate::files::{HostMount, HostSource};
 use crate::host::Host;
@@ -37,11 +36,8 @@ pub(super) async fn prepare(
     let checkpoints = match &desired.spec.checkpoint.dir {
         None => None,
         Some(directory) => {
-            let working_dir = match &desired.spec.working_dir {
-                Some(given) => given.clone(),
-                None => working_dir(&reached, &image).await?,
-            };
-            let inside = absolute(&working_dir, directory);
+            let working_dir = desired.spec.working_dir.as_deref().unwrap_or(&image.working_dir);
+            let inside = absolute(working_dir, directory);
             let on_host = on_host(&reached, mounts, &inside).await?;
             Some(NamedDir { inside, host: on_host })
         }
@@ -59,13 +55,6 @@ pub(super) async fn reached(host: &Host) -> Result<Arc<Reached>, Refusal> {
     };
     let reached = docker.reach(PATIENCE).await;
     reached.map_err(|e| Refusal::for_now(format!("node {} cannot start containers: {e}", host.node)))
-}
-
-/// The directory that the image's commands start in.
-async fn working_dir(reached: &Reached, image: &Image) -> Result<String, Refusal> {
-    let seen = reached.engine.docker().inspect_image(&image.id).await;
-    let seen = seen.map_err(|e| Refusal::for_now(reached.engine.error("does not describe an image", e)))?;
-    Ok(seen.config.and_then(|config| config.working_dir).unwrap_or_default())
 }
 
 /// Where a path of the container's is on the host, if one of the job's mounts has it.

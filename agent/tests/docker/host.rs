@@ -19,12 +19,12 @@ use convoke_model::{
 use tokio::time::{sleep, timeout};
 
 /// Built by tests/images/build.sh: a static busybox.
-pub const IMAGE: &str = "convoke-test/base:1";
+pub(super) const IMAGE: &str = "convoke-test/base:1";
 /// Far more than anything here takes, on a host whose engine is busy; a test that needs it has failed.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub(super) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What the tests need and this host lacks.
-pub fn missing() -> Option<String> {
+pub(super) fn missing() -> Option<String> {
     block_on(async {
         let engine = match Engine::connect(Path::new(DEFAULT_SOCKET)).await {
             Ok(engine) => engine,
@@ -37,7 +37,7 @@ pub fn missing() -> Option<String> {
     })
 }
 
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -46,15 +46,15 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-pub struct Host {
-    pub dir: tempfile::TempDir,
-    pub instance: String,
-    pub runtime: DockerRuntime,
-    pub docker: Docker,
+pub(super) struct Host {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) instance: String,
+    pub(super) runtime: DockerRuntime,
+    pub(super) docker: Docker,
 }
 
 impl Host {
-    pub async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let instance = uuid::Uuid::new_v4().to_string();
         let dir = tempfile::tempdir().unwrap();
         let runtime = runtime(dir.path(), &instance);
@@ -63,13 +63,13 @@ impl Host {
     }
 
     /// A runtime as a new agent on the same directory has it. The one before goes on beside it.
-    pub async fn another(&self) -> DockerRuntime {
+    pub(super) async fn another(&self) -> DockerRuntime {
         let another = runtime(self.dir.path(), &self.instance);
         another.recover().await.unwrap();
         another
     }
 
-    pub fn spec(&self, rank: u32, command: &[&str]) -> TaskSpec {
+    pub(super) fn spec(&self, rank: u32, command: &[&str]) -> TaskSpec {
         let job = JobId::new("job-1").unwrap();
         let replica = ReplicaKey { job, generation: Generation(1), node_rank: NodeRank(0) };
         let container = Container {
@@ -100,33 +100,33 @@ impl Host {
         }
     }
 
-    pub async fn start(&self, rank: u32, script: &str) -> TaskKey {
+    pub(super) async fn start(&self, rank: u32, script: &str) -> TaskKey {
         self.start_spec(self.spec(rank, &["sh", "-c", script])).await
     }
 
-    pub async fn start_spec(&self, spec: TaskSpec) -> TaskKey {
+    pub(super) async fn start_spec(&self, spec: TaskSpec) -> TaskKey {
         let task = spec.key.clone();
         self.runtime.start(spec).await.unwrap();
         task
     }
 
-    pub async fn ended(&self, task: &TaskKey) -> TaskExit {
+    pub(super) async fn ended(&self, task: &TaskKey) -> TaskExit {
         timeout(DEADLINE, ended(&self.runtime, task)).await.expect("the task ends").expect("it is known")
     }
 
     /// All lines of a task that has ended.
-    pub fn lines(&self, task: &TaskKey) -> Vec<Line> {
+    pub(super) fn lines(&self, task: &TaskKey) -> Vec<Line> {
         let batch = Reader::new(self.runtime.task_dir(task).output(), 0).read(usize::MAX).unwrap();
         assert!(batch.ended);
         batch.lines
     }
 
-    pub fn texts(&self, task: &TaskKey) -> Vec<String> {
+    pub(super) fn texts(&self, task: &TaskKey) -> Vec<String> {
         self.lines(task).into_iter().map(|line| line.text).collect()
     }
 
     /// Waits until the task has said `text`.
-    pub async fn until_line(&self, task: &TaskKey, text: &str) {
+    pub(super) async fn until_line(&self, task: &TaskKey, text: &str) {
         let mut reader = Reader::new(self.runtime.task_dir(task).output(), 0);
         let said = async {
             while !reader.read(usize::MAX).unwrap().lines.iter().any(|l| l.text == text) {
@@ -137,11 +137,11 @@ impl Host {
     }
 
     /// Names of this test's containers, in any state.
-    pub async fn containers(&self) -> Vec<String> {
+    pub(super) async fn containers(&self) -> Vec<String> {
         containers(&self.docker, &format!("convoke.instance={}", self.instance)).await
     }
 
-    pub fn directories(&self) -> usize {
+    pub(super) fn directories(&self) -> usize {
         std::fs::read_dir(self.dir.path().join("tasks")).map_or(0, Iterator::count)
     }
 }
@@ -166,7 +166,7 @@ fn runtime(dir: &Path, instance: &str) -> DockerRuntime {
     })
 }
 
-pub async fn containers(docker: &Docker, label: &str) -> Vec<String> {
+pub(super) async fn containers(docker: &Docker, label: &str) -> Vec<String> {
     let filters = HashMap::from([("label", vec![label.to_owned()])]);
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
     let found = docker.list_containers(Some(options)).await.unwrap();
@@ -174,7 +174,7 @@ pub async fn containers(docker: &Docker, label: &str) -> Vec<String> {
 }
 
 /// Removes every container with the label, whatever became of the test.
-pub fn clear(label: &str) {
+pub(super) fn clear(label: &str) {
     let label = label.to_owned();
     let clearing = std::thread::spawn(move || {
         block_on(async {

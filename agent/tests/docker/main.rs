@@ -2,7 +2,12 @@
 //! reported as ignored under a name that says what is missing.
 #![allow(clippy::unwrap_used, reason = "clippy only knows test functions as tests")]
 
+#[path = "../support/mod.rs"]
+mod support;
+
+mod engine;
 mod host;
+mod lives;
 mod output;
 mod starts;
 mod stops;
@@ -34,8 +39,7 @@ fn cases() -> Vec<Case> {
             tasks_of_one_replica_share_memory_and_network,
             a_task_whose_first_has_ended_runs_alone,
             a_name_that_an_ended_generation_has_is_taken_over,
-            the_health_check_is_reported,
-            what_the_engine_is_asked_before_a_task_runs_is_counted;
+            the_health_check_is_reported;
         stops:
             stop_is_the_stop_signal_first,
             an_entrypoint_that_ignores_sigterm_is_killed_and_a_shorter_grace_brings_that_forward,
@@ -48,6 +52,17 @@ fn cases() -> Vec<Case> {
             a_flood_loses_nothing,
             a_flood_through_small_rotated_files_is_whole_or_marked,
             lines_that_were_rotated_away_while_nobody_read_are_marked;
+        lives:
+            a_job_runs_in_containers_and_leaves_nothing,
+            any_user_of_a_container_finds_its_places_writable,
+            checkpoints_below_a_mount_are_read_where_the_host_has_them,
+            a_replica_with_its_own_network_meets_at_loopback,
+            a_killed_agent_finds_its_containers_again_and_their_lines_go_on,
+            a_container_that_ended_while_no_agent_was_there_is_reported,
+            strangers_and_other_agents_containers_are_left_alone;
+        engine:
+            an_engine_that_stops_takes_its_containers_and_is_told_so,
+            an_agent_that_starts_before_its_engine_finds_its_tasks_when_it_is_back;
     }
     .to_vec()
 }

@@ -8,7 +8,7 @@ use convoke_model::{ExitStatus, Generation, Health, Healthcheck, PortMapping};
 
 use super::host::{DEADLINE, Host, block_on};
 
-pub fn a_container_that_returns_zero_or_three_is_reported_so() {
+pub(super) fn a_container_that_returns_zero_or_three_is_reported_so() {
     block_on(async {
         let host = Host::new().await;
         for (rank, code) in [(0, 0), (1, 3)] {
@@ -26,7 +26,7 @@ pub fn a_container_that_returns_zero_or_three_is_reported_so() {
     });
 }
 
-pub fn a_failed_start_leaves_no_container_and_no_directory() {
+pub(super) fn a_failed_start_leaves_no_container_and_no_directory() {
     block_on(async {
         let host = Host::new().await;
         let mut spec = host.spec(0, &["true"]);
@@ -42,7 +42,7 @@ pub fn a_failed_start_leaves_no_container_and_no_directory() {
     });
 }
 
-pub fn a_command_that_is_not_in_the_image_is_127_by_name() {
+pub(super) fn a_command_that_is_not_in_the_image_is_127_by_name() {
     block_on(async {
         let host = Host::new().await;
         for (rank, init) in [(0, true), (1, false)] {
@@ -63,7 +63,7 @@ pub fn a_command_that_is_not_in_the_image_is_127_by_name() {
     });
 }
 
-pub fn what_cannot_be_run_is_126() {
+pub(super) fn what_cannot_be_run_is_126() {
     block_on(async {
         let host = Host::new().await;
         for (rank, init) in [(0, true), (1, false)] {
@@ -81,7 +81,7 @@ pub fn what_cannot_be_run_is_126() {
     });
 }
 
-pub fn an_image_that_is_gone_is_named() {
+pub(super) fn an_image_that_is_gone_is_named() {
     block_on(async {
         let host = Host::new().await;
         let mut spec = host.spec(0, &["true"]);
@@ -92,7 +92,7 @@ pub fn an_image_that_is_gone_is_named() {
     });
 }
 
-pub fn a_taken_port_is_named_and_counts_as_no_fault_of_the_jobs() {
+pub(super) fn a_taken_port_is_named_and_counts_as_no_fault_of_the_jobs() {
     block_on(async {
         let host = Host::new().await;
         let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
@@ -113,7 +113,7 @@ pub fn a_taken_port_is_named_and_counts_as_no_fault_of_the_jobs() {
     });
 }
 
-pub fn tasks_of_one_replica_share_memory_and_network() {
+pub(super) fn tasks_of_one_replica_share_memory_and_network() {
     block_on(async {
         let host = Host::new().await;
         let ports = vec![PortMapping { host_ip: None, published: None, target: 80, protocol: "tcp".into() }];
@@ -135,7 +135,7 @@ pub fn tasks_of_one_replica_share_memory_and_network() {
     });
 }
 
-pub fn a_task_whose_first_has_ended_runs_alone() {
+pub(super) fn a_task_whose_first_has_ended_runs_alone() {
     block_on(async {
         let host = Host::new().await;
         let first = host.spec(0, &["true"]);
@@ -149,7 +149,7 @@ pub fn a_task_whose_first_has_ended_runs_alone() {
     });
 }
 
-pub fn a_name_that_an_ended_generation_has_is_taken_over() {
+pub(super) fn a_name_that_an_ended_generation_has_is_taken_over() {
     block_on(async {
         let host = Host::new().await;
         let first = host.spec(0, &["sh", "-c", "exec sleep 600"]);
@@ -172,7 +172,7 @@ pub fn a_name_that_an_ended_generation_has_is_taken_over() {
     });
 }
 
-pub fn the_health_check_is_reported() {
+pub(super) fn the_health_check_is_reported() {
     block_on(async {
         let host = Host::new().await;
         let mut spec = host.spec(0, &["sh", "-c", "sleep 2; touch /ok; sleep 2; rm /ok; exec sleep 600"]);
@@ -194,17 +194,6 @@ pub fn the_health_check_is_reported() {
                 .unwrap_or_else(|_| panic!("never {wanted:?}"))
                 .unwrap();
         }
-        host.runtime.stop(&task, Duration::ZERO).await.unwrap();
-        host.ended(&task).await;
-    });
-}
-
-pub fn what_the_engine_is_asked_before_a_task_runs_is_counted() {
-    // A start is a create and a start: whatever else is asked comes after the task runs.
-    block_on(async {
-        let host = Host::new().await;
-        let task = host.start(0, "exec sleep 600").await;
-        assert!(matches!(host.runtime.status(&task), Some(TaskStatus::Running { .. })));
         host.runtime.stop(&task, Duration::ZERO).await.unwrap();
         host.ended(&task).await;
     });

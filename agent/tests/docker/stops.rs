@@ -10,7 +10,7 @@ use super::host::{Host, block_on};
 
 const LONG: Duration = Duration::from_secs(3600);
 
-pub fn stop_is_the_stop_signal_first() {
+pub(super) fn stop_is_the_stop_signal_first() {
     block_on(async {
         let host = Host::new().await;
         let mut spec = host
@@ -25,7 +25,7 @@ pub fn stop_is_the_stop_signal_first() {
     });
 }
 
-pub fn an_entrypoint_that_ignores_sigterm_is_killed_and_a_shorter_grace_brings_that_forward() {
+pub(super) fn an_entrypoint_that_ignores_sigterm_is_killed_and_a_shorter_grace_brings_that_forward() {
     block_on(async {
         let host = Host::new().await;
         let task = host.start(0, "trap '' TERM; echo ready; while :; do sleep 1; done").await;
@@ -40,7 +40,7 @@ pub fn an_entrypoint_that_ignores_sigterm_is_killed_and_a_shorter_grace_brings_t
     });
 }
 
-pub fn a_first_process_without_handlers_ends_at_once() {
+pub(super) fn a_first_process_without_handlers_ends_at_once() {
     block_on(async {
         let host = Host::new().await;
         // The kernel keeps signals without a handler from a first process: Python's, for one. The init
@@ -53,7 +53,7 @@ pub fn a_first_process_without_handlers_ends_at_once() {
     });
 }
 
-pub fn a_kill_for_memory_is_named_with_its_limit() {
+pub(super) fn a_kill_for_memory_is_named_with_its_limit() {
     block_on(async {
         let host = Host::new().await;
         let mut spec = host.spec(0, &["tail", "/dev/zero"]);
@@ -64,7 +64,7 @@ pub fn a_kill_for_memory_is_named_with_its_limit() {
     });
 }
 
-pub fn a_container_that_somebody_removes_is_an_end_that_says_so() {
+pub(super) fn a_container_that_somebody_removes_is_an_end_that_says_so() {
     block_on(async {
         let host = Host::new().await;
         let task = host.start(0, "echo said; exec sleep 600").await;

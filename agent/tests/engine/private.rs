@@ -21,6 +21,9 @@ pub fn missing() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("only root can mount a disk for an engine of its own".to_owned());
     }
+    if let Err(problem) = run(Command::new("dockerd").arg("--version")) {
+        return Some(problem);
+    }
     let probe = tempfile::tempdir().unwrap();
     SmallDisk::mount(probe.path()).err()
 }
@@ -57,6 +60,24 @@ fn run(command: &mut Command) -> Result<(), String> {
 struct Dockerd {
     child: Child,
     socket: PathBuf,
+    _bridge: Bridge,
+}
+
+/// A bridge of its own: an engine that is told to have none deletes the host's docker0.
+struct Bridge(String);
+
+impl Bridge {
+    fn add() -> Self {
+        let bridge = Self(format!("cvk{}", std::process::id()));
+        run(Command::new("ip").args(["link", "add", &bridge.0, "type", "bridge"])).unwrap();
+        bridge
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = run(Command::new("ip").args(["link", "del", &self.0]));
+    }
 }
 
 impl Dockerd {
@@ -66,6 +87,7 @@ impl Dockerd {
         let config = directory.join("daemon.json");
         fs::write(&config, r#"{"insecure-registries": ["127.0.0.0/8"]}"#).unwrap();
         let log = File::create(directory.join("dockerd.log")).unwrap();
+        let bridge = Bridge::add();
         let child = Command::new("dockerd")
             .arg("--config-file")
             .arg(config)
@@ -77,13 +99,13 @@ impl Dockerd {
             .arg(directory.join("d.pid"))
             .arg("--host")
             .arg(format!("unix://{}", socket.display()))
-            .args(["--bridge", "none", "--iptables=false", "--ip6tables=false"])
+            .args(["--bridge", &bridge.0, "--iptables=false", "--ip6tables=false"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
-        let dockerd = Self { child, socket };
+        let dockerd = Self { child, socket, _bridge: bridge };
         let deadline = Instant::now() + Duration::from_secs(60);
         while Engine::connect(&dockerd.socket).await.is_err() {
             let log = || fs::read_to_string(directory.join("dockerd.log")).unwrap_or_default();

@@ -32,6 +32,11 @@ impl Site {
 
     /// An agent of four CPU slots that runs host processes.
     pub fn agent(&self, coordinator: &str) -> Agent {
+        self.agent_with(coordinator, &["--no-docker"])
+    }
+
+    /// One with more to its command line.
+    pub fn agent_with(&self, coordinator: &str, more: &[&str]) -> Agent {
         let log = File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_convoke-agent"))
             .args(["--coordinator", coordinator, "--node", "n1", "--cpu-slots", "4", "--allow-processes"])
@@ -40,6 +45,7 @@ impl Site {
             .arg(self.state())
             .arg("--lifeline")
             .arg(self.path("lifeline"))
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

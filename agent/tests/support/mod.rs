@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use convoke_model::{DesiredReplica, RankLayout, Rendezvous, ReplicaGoal};
 
-pub use agent::Site;
+pub use agent::{Agent, Site};
 pub use coordinator::{Coordinator, Memory};
 pub use files::{Node, bind, container, digest_of, names, paths, tree};
 

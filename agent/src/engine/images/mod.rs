@@ -49,6 +49,8 @@ pub struct Image {
     pub digest: Option<String>,
     /// Bytes on disk, unpacked.
     pub size: u64,
+    /// Where its programs start unless the job says otherwise; empty is `/`.
+    pub working_dir: String,
 }
 
 /// Which image, and where from.
@@ -61,7 +63,7 @@ pub enum Wanted {
     Shipped(Shipped),
 }
 
-/// How images are kept; see [`crate::options::EngineOptions`].
+/// How images are kept.
 #[derive(Debug, Clone)]
 pub struct ImagesConfig {
     /// Where it is written down which images were fetched here.
@@ -205,6 +207,7 @@ fn described(image: &ImageInspect, reference: Option<&Reference>) -> Image {
         id: image.id.clone().unwrap_or_default(),
         digest: digest.map(|(_, digest)| digest.to_owned()),
         size: image.size.and_then(|size| size.try_into().ok()).unwrap_or_default(),
+        working_dir: image.config.as_ref().and_then(|c| c.working_dir.clone()).unwrap_or_default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! How a container's end, or a start that failed, reads as a task's exit. Pure.
 
-use bollard::models::ContainerState;
+use bollard::models::{ContainerState, ContainerStateStatusEnum};
 use convoke_model::{ExitStatus, TaskExit, Timestamp};
 
 use super::logs::time_of;
@@ -36,6 +36,10 @@ pub(super) fn exit(state: &ContainerState, facts: &Facts, now: Timestamp) -> Tas
              true in the engine's daemon.json to keep containers running"
         );
         return TaskExit { status: ExitStatus::Unknown, at, stopped, message: Some(message) };
+    }
+    if state.status == Some(ContainerStateStatusEnum::CREATED) {
+        let message = "its container was made and never started: the agent ended between the two".to_owned();
+        return TaskExit { status: ExitStatus::Unknown, at: now, stopped, message: Some(message) };
     }
     let status = match code {
         Some(code) => status(code),
@@ -209,6 +213,12 @@ mod tests {
             (exit.status, exit.message.as_deref()),
             (ExitStatus::Signal(9), Some("OOM-killed (limit 512.0 MiB)"))
         );
+    }
+
+    #[test]
+    fn a_container_that_never_ran_is_no_success() {
+        let state = ContainerState { status: Some(ContainerStateStatusEnum::CREATED), ..ended(0) };
+        assert_eq!(exit(&state, &Facts::default(), NOW).status, ExitStatus::Unknown);
     }
 
     #[test]

@@ -85,9 +85,14 @@ impl Presence {
 /// Looks after the presence for as long as the process lives.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let conditions = &shared.config.conditions;
+    let mut back = false;
     loop {
         match dial(&shared).await {
             Ok(reached) => {
+                if std::mem::replace(&mut back, true) {
+                    // Before anything is started. What an earlier agent left is for the recovery.
+                    shared.sweep(&reached.engine).await;
+                }
                 conditions.clear(CONDITION, "");
                 if let Err(error) = std::fs::File::create(&shared.config.seen_file) {
                     warn!(%error, "cannot note that there is an engine; after a restart it may not be missed");
@@ -173,9 +178,8 @@ fn heard(shared: &Shared, event: EventMessage) {
     }
 }
 
-/// Clears away what failed starts left, and asks for the health of each container that has one.
+/// Asks for the health of each container that has one.
 async fn refresh(shared: Arc<Shared>, engine: Engine) {
-    shared.sweep(&engine).await;
     let checked = |(key, known): (&TaskKey, &super::Known)| match known.status {
         Some(TaskStatus::Running { health: Some(_), .. }) => Some((key.clone(), known.container.clone())),
         _ => None,
