@@ -78,7 +78,7 @@ fn show(bar: &ProgressBar, progress: &Progress) {
         bar.set_length(total);
     }
     bar.set_position(read(&progress.bytes));
-    bar.set_message(format!("in {} entries", text::grouped(read(&progress.entries))));
+    bar.set_message(format!("({} seen)", text::grouped(read(&progress.entries))));
 }
 
 fn tell_large(screen: &Screen, shown: &str, scanned: &Scanned) {
@@ -87,9 +87,9 @@ fn tell_large(screen: &Screen, shown: &str, scanned: &Scanned) {
         return;
     }
     screen.note(&format!(
-        "warning: {shown} is large: {} in {} files{}; a .convokeignore leaves out what the job does not need",
+        "warning: {shown} is large: {} in {}{}; a .convokeignore leaves out what the job does not need",
         text::size(reference.bytes),
-        text::grouped(reference.files),
+        text::files(reference.files),
         parts(&scanned.largest, reference.bytes),
     ));
 }
