@@ -29,6 +29,7 @@ use crate::runtime::docker::DockerConfig;
 use crate::runtime::process::{OUTPUT_LIMIT, ProcessConfig};
 use crate::runtime::{DockerRuntime, ProcessRuntime, Runtimes};
 use crate::session::{Fatal, Session};
+use crate::tunnel::Tunnels;
 use crate::work;
 
 /// Desired states that wait for the reconciler: it takes each in milliseconds, and a newer one
@@ -120,6 +121,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         conditions: host.conditions.clone(),
         observed: reconciler.observed(),
         inbox,
+        tunnels: Tunnels::new(host.clone()),
         said: String::new(),
     };
     let reconciling = tokio::spawn(reconciler.run(desired, shutdown.clone()));

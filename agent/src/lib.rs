@@ -35,4 +35,5 @@ pub mod spool;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
+pub mod tunnel;
 pub mod work;

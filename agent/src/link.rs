@@ -1,10 +1,12 @@
 //! Connections to the coordinator other than the control stream: one for short calls, one for
-//! telemetry, one for the bytes of checkpoints and files, so that no kind of traffic delays another.
+//! telemetry, one for the bytes of checkpoints and files, one for sessions that reach into tasks, so that
+//! no kind of traffic delays another.
 
 use convoke_model::{AgentInstance, NodeId};
 use convoke_proto::reason;
 use convoke_proto::v1::agent_service_client::AgentServiceClient;
 use convoke_proto::v1::file_service_client::FileServiceClient;
+use convoke_proto::v1::session_service_client::SessionServiceClient;
 use convoke_transport::{ConnectError, MAX_MESSAGE_BYTES, connect, is_retryable};
 use tokio::sync::Mutex;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -18,6 +20,9 @@ pub type Client = AgentServiceClient<InterceptedService<Channel, Identify>>;
 
 /// The same for files that travel.
 pub type FileClient = FileServiceClient<InterceptedService<Channel, Identify>>;
+
+/// The same for sessions that reach into tasks.
+pub type SessionClient = SessionServiceClient<InterceptedService<Channel, Identify>>;
 
 /// Puts the node's name and the agent's instance on every call.
 #[derive(Debug, Clone)]
@@ -34,6 +39,7 @@ pub struct Link {
     calls: Line,
     telemetry: Line,
     bulk: Line,
+    sessions: Line,
 }
 
 type Line = Mutex<Option<Channel>>;
@@ -42,7 +48,14 @@ impl Link {
     pub fn new(url: String, node: &NodeId, instance: &AgentInstance) -> Self {
         let ascii = |text: &str| MetadataValue::try_from(text).expect("identifiers are ASCII");
         let identify = Identify { node: ascii(node.as_str()), instance: ascii(instance.as_str()) };
-        Self { url, identify, calls: Line::default(), telemetry: Line::default(), bulk: Line::default() }
+        Self {
+            url,
+            identify,
+            calls: Line::default(),
+            telemetry: Line::default(),
+            bulk: Line::default(),
+            sessions: Line::default(),
+        }
     }
 
     pub fn url(&self) -> &str {
@@ -67,6 +80,14 @@ impl Link {
     pub async fn files(&self) -> Result<FileClient, ConnectError> {
         let channel = self.channel(&self.bulk).await?;
         Ok(FileServiceClient::with_interceptor(channel, self.identify.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// For sessions that reach into tasks: a person's keys must not wait behind checkpoint bytes.
+    pub async fn sessions(&self) -> Result<SessionClient, ConnectError> {
+        let channel = self.channel(&self.sessions).await?;
+        Ok(SessionServiceClient::with_interceptor(channel, self.identify.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
     }

@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use crate::conditions::Conditions;
 use crate::ledger::Identity;
 use crate::reconciler::Incoming;
+use crate::tunnel::Tunnels;
 
 /// Pause after a refusal that only a person can end.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
@@ -35,6 +36,7 @@ pub struct Session {
     pub observed: watch::Receiver<ObservedState>,
     /// To the reconciler. It is never long in taking one.
     pub inbox: mpsc::Sender<Incoming>,
+    pub tunnels: Tunnels,
     /// What was logged of the failures since the last connection: an outage of an hour is one line,
     /// not thousands.
     pub said: String,

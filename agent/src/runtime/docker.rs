@@ -103,6 +103,11 @@ impl DockerRuntime {
         self.shared.config.instance.as_str()
     }
 
+    /// The name of a known task's container.
+    pub fn container(&self, task: &TaskKey) -> Option<String> {
+        self.shared.tasks().get(task).map(|known| known.container.clone())
+    }
+
     /// The engine, if it answers now.
     pub fn reached(&self) -> Result<Arc<Reached>, RuntimeError> {
         self.shared.presence.now()

@@ -160,7 +160,7 @@ impl Session {
             // Any message shows that the coordinator is there; the sequence is for its own use.
             Response::Heartbeat(_) => {}
             Response::Welcome(_) => warn!("the coordinator sent a second welcome"),
-            Response::OpenTunnel(_) => warn!("this agent has no tunnels yet"),
+            Response::OpenTunnel(tunnel) => self.tunnels.open(tunnel),
         }
         Ok(())
     }
