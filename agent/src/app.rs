@@ -3,11 +3,14 @@
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use convoke_model::{GpuInjection, NodeId, NodeInfo, RuntimeKind};
 use convoke_transport::Shutdown;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tracing::info;
 
 use crate::conditions::Conditions;
@@ -32,6 +35,8 @@ use crate::work;
 /// Desired states that wait for the reconciler: it takes each in milliseconds, and a newer one
 /// replaces an older one anyway.
 const INBOX: usize = 4;
+/// How long an agent that has to end at once takes to remove its containers.
+const LAST_BREATH: Duration = Duration::from_secs(20);
 
 /// Why the agent could not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +63,10 @@ pub enum AgentError {
 
 /// Runs an agent until `shutdown` begins. Its tasks are left running.
 pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentError> {
+    let ending = Arc::new(OnceLock::new());
+    if let Some(lifeline) = options.lifeline.clone() {
+        hold_lifeline(lifeline, ending.clone());
+    }
     let home = Arc::new(Home::open(&options.state_dir)?);
     let identity = ledger::identity(&home)?;
     let node = node_name(&options)?;
@@ -73,6 +82,9 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         output_limit: OUTPUT_LIMIT,
     });
     let docker = docker(&options.engine, &home, &identity, &tell.conditions).await;
+    if let Some(docker) = docker.clone() {
+        let _ = ending.set(docker);
+    }
     let link = Arc::new(Link::new(options.coordinator.clone(), &node, &identity.instance));
     let config = FilesConfig {
         overlays: true,
@@ -219,12 +231,18 @@ fn coordinator_address(url: &str) -> Option<SocketAddr> {
     authority.to_socket_addrs().ok()?.next()
 }
 
-/// Ends this process at once when the lock of `lifeline` can be had: whoever held it has died.
-pub fn hold_lifeline(lifeline: PathBuf) {
+/// Ends this process at once, its containers included, when the lock of `lifeline` can be had: whoever
+/// held it has died. Needs a Tokio runtime.
+fn hold_lifeline(lifeline: PathBuf, docker: Arc<OnceLock<DockerRuntime>>) {
+    let runtime = Handle::current();
     std::thread::spawn(move || {
         let locked = std::fs::File::open(&lifeline).and_then(|file| file.lock_shared());
         if let Err(error) = locked {
             tracing::error!(path = %lifeline.display(), "the lifeline cannot be watched: {error}");
+        }
+        if let Some(docker) = docker.get() {
+            // Whatever is left by then stays.
+            let _ = runtime.block_on(async { timeout(LAST_BREATH, docker.remove_all()).await });
         }
         std::process::exit(1);
     });
