@@ -3,10 +3,11 @@
 //! a name that says what is missing.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use convoke_proto::v1;
+use convoke_tests::procfs::mounted_below;
 use convoke_tests::{Finished, LocalCluster, eventually};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -104,21 +105,18 @@ impl Story {
     /// The end: nothing is mounted any more, and nothing is laid out.
     async fn finish(mut self) {
         let root = self.root.clone();
-        eventually("the replicas are removed", async || mounted_in(&root).is_empty().then_some(())).await;
+        eventually("the replicas are removed", async || mounted_below(&root).is_empty().then_some(())).await;
         self.cluster.take().expect("it ends once").finish().await;
     }
 }
 
 impl Drop for Story {
-    /// After a failure: containers and mounts would keep the directory.
+    /// After a failure: containers would go on.
     fn drop(&mut self) {
         let Some(cluster) = self.cluster.take() else { return };
         let agents = fs::read_dir(&self.root).into_iter().flatten().flatten();
         for file in agents.map(|agent| agent.path().join("agent.json")) {
             remove_containers(&fs::read_to_string(file).unwrap_or_default());
-        }
-        for point in mounted_in(&self.root) {
-            let _ = Command::new("umount").arg("-l").arg(point).status();
         }
         drop(cluster);
     }
@@ -137,12 +135,6 @@ fn remove_containers(agent: &str) {
             let _ = Command::new("docker").args(["rm", "-f", id]).output();
         }
     }
-}
-
-fn mounted_in(directory: &Path) -> Vec<PathBuf> {
-    let table = fs::read_to_string("/proc/self/mountinfo").expect("Linux has it");
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-    points.filter(|point| point.starts_with(directory)).collect()
 }
 
 const VOLUMES: &str = "    volumes: [\"./scripts:/scripts:ro\", \"./data:/data\", \"./out:/out\"]";
@@ -191,7 +183,7 @@ async fn what_is_written_while_the_agent_is_dead_comes_back() {
     cluster.kill_agent(0);
     let root = story.root.clone();
     let out = eventually("the task to write into an overlay that outlives the agent", async || {
-        mounted_in(&root).into_iter().find(|point| point.join("before").exists())
+        mounted_below(&root).into_iter().find(|point| point.join("before").exists())
     })
     .await;
     fs::write(out.join("go"), "").expect("it is writable");
