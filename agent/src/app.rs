@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use crate::conditions::Conditions;
-use crate::devices::{CpuSlots, Devices, DevicesError};
+use crate::devices::{AllDevices, CpuSlots, Devices, DevicesError, NvmlGpus};
 use crate::engine::images::Policy;
 use crate::engine::{DEFAULT_SOCKET, Engine};
 use crate::files::{Files, FilesConfig, Tell};
@@ -73,7 +73,8 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     let addresses =
         interfaces::addresses(coordinator_address(&options.coordinator), options.advertise_address)
             .map_err(AgentError::Addresses)?;
-    let devices: Arc<dyn Devices> = Arc::new(CpuSlots::new(options.cpu_slots));
+    let devices: Arc<dyn Devices> =
+        Arc::new(AllDevices(vec![Box::new(NvmlGpus::open()?), Box::new(CpuSlots::new(options.cpu_slots))]));
     let tell = Tell::default();
     let processes = ProcessRuntime::new(ProcessConfig {
         tasks_dir: home.root().join("tasks"),
