@@ -2,23 +2,20 @@
 //! their end.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use clap::Args;
 use convoke_model::JobSpec;
 use convoke_proto::v1;
 use uuid::Uuid;
 
-use super::attach::{Attachment, Screen, View};
+use super::attach::{self, Screen};
 use super::failure::{Failure, exit};
 use super::link::Link;
-use super::receive::{self, Places, Receiver};
+use super::receive::{self, Places};
 use super::ship::{self, Sent, ShipArgs, Shipping};
-use super::signals::{Interrupt, Interrupts};
-use super::{Context, inspect, pull, stop, text, wait};
-
-/// When it is said that only files are waited for.
-const FILES_LATE: Duration = Duration::from_secs(5);
+use super::signals::Interrupts;
+use super::{Context, inspect, stop, text};
 
 /// How jobs are submitted.
 #[derive(Debug, Args)]
@@ -76,14 +73,14 @@ impl Submit {
             }
             Box::pin(self.ship_and_submit(&shipping, &mut jobs)).await
         };
-        let (jobs, sent) = tokio::select! {
+        let (jobs, places) = tokio::select! {
             submitted = submitted => submitted?,
             _ = interrupts.next() => return Err(Failure::interrupted()),
         };
         if self.detach {
             return stop::print(context, jobs);
         }
-        attached(&link, screen, jobs, sent, interrupts).await
+        attach::to_the_end(&link, screen, jobs, places, interrupts).await
     }
 
     /// What a submit would refuse is refused before anything is shipped.
@@ -115,7 +112,7 @@ impl Submit {
         &self,
         shipping: &Shipping<'_>,
         jobs: &mut [JobSpec],
-    ) -> Result<(Vec<v1::Job>, Vec<Sent>), Failure> {
+    ) -> Result<(Vec<v1::Job>, Vec<(Places, Sent)>), Failure> {
         let mut again = true;
         let mut accepted = Vec::new();
         loop {
@@ -123,12 +120,15 @@ impl Submit {
             let sent = shipping.ship(jobs).await?;
             match self.submit(shipping.link, jobs, &mut accepted).await {
                 Ok(()) => {
-                    accepted.iter().zip(jobs).filter(|(_, job)| ship::travels(job)).for_each(
+                    accepted.iter().zip(&*jobs).filter(|(_, job)| ship::travels(job)).for_each(
                         |(accepted, _)| {
                             receive::submitted(&accepted.id, since);
                         },
                     );
-                    return Ok((accepted, sent));
+                    // By what was submitted: where files go is not the coordinator's to say.
+                    let places = jobs.iter().map(|job| Places::of(job, None));
+                    let places = places.zip(sent).map(|(places, sent)| Ok((places?, sent)));
+                    return Ok((accepted, places.collect::<Result<_, Failure>>()?));
                 }
                 // The coordinator lost some of it since it was asked: its disk was damaged, say.
                 Err(failure) if failure.reason == "MISSING_CONTENT" && again => again = false,
@@ -186,89 +186,6 @@ pub(crate) fn refused(mut failure: Failure, name: &str, accepted: &[v1::Job]) ->
 pub(crate) async fn planned(link: &Link, job: &JobSpec) -> Result<v1::PlanJobResponse, Failure> {
     let request = v1::PlanJobRequest { spec: Some(job.clone().into()) };
     link.call(request, |mut c, r| async move { c.jobs.plan_job(r).await }).await
-}
-
-/// Who brings the files of each job back; none for jobs that write none.
-fn receivers(
-    link: &Arc<Link>,
-    screen: &Screen,
-    jobs: &[v1::Job],
-    sent: Vec<Sent>,
-) -> Result<Vec<Option<Receiver>>, Failure> {
-    let receiver = |(job, sent): (&v1::Job, Sent)| {
-        let places = Places::of(&pull::spec(job)?, None)?;
-        Ok((!places.is_empty()).then(|| Receiver::new(link, screen, job, places, sent)))
-    };
-    jobs.iter().zip(sent).map(receiver).collect()
-}
-
-/// Follows `jobs` to their end and their last file; the first interrupt stops them, the second leaves.
-async fn attached(
-    link: &Arc<Link>,
-    screen: Screen,
-    jobs: Vec<v1::Job>,
-    sent: Vec<Sent>,
-    mut interrupts: Interrupts,
-) -> Result<(), Failure> {
-    let receivers = receivers(link, &screen, &jobs, sent)?;
-    let mut updates = Attachment::new(link, &jobs, receivers);
-    let mut view = View::new(screen.clone(), &jobs);
-    let mut stopping: Option<tokio::task::JoinSet<()>> = None;
-    let mut told_of_files = false;
-    loop {
-        let silent = updates.only_files_are_to_come() && !told_of_files;
-        tokio::select! {
-            update = updates.next() => match update? {
-                Some(update) => view.update(update)?,
-                None => break,
-            },
-            () = tokio::time::sleep(FILES_LATE), if silent => {
-                told_of_files = true;
-                screen.note("waiting for the last files (Ctrl-C leaves; `convoke pull` brings them later)");
-            }
-            interrupt = interrupts.next() => match (interrupt, &stopping) {
-                (Interrupt::Stop, None) if !updates.only_files_are_to_come() => {
-                    stopping = Some(stop_all(link, &screen, &view.jobs()));
-                }
-                (Interrupt::Hangup, None) => return Err(Failure::interrupted()),
-                (_, _) => {
-                    view.finish();
-                    screen.note(left(updates.only_files_are_to_come()));
-                    return Err(Failure::interrupted());
-                }
-            },
-        }
-    }
-    view.finish();
-    match stopping {
-        Some(_) => Err(Failure::interrupted()),
-        None => wait::outcome(&view.jobs()).and_then(|()| view.files_outcome()),
-    }
-}
-
-fn left(only_files: bool) -> &'static str {
-    if only_files {
-        "left; `convoke pull JOB` brings the files that were still to come"
-    } else {
-        "left; the jobs go on stopping, see `convoke ps -a`"
-    }
-}
-
-/// Asks for the end of all, beside the updates that tell of it.
-fn stop_all(link: &Arc<Link>, screen: &Screen, jobs: &[v1::Job]) -> tokio::task::JoinSet<()> {
-    let running: Vec<_> = jobs.iter().filter(|job| !text::is_final(job)).cloned().collect();
-    let names: Vec<_> = running.iter().map(text::job_name).collect();
-    screen.note(&format!("stopping {} (Ctrl-C again leaves at once)", names.join(", ")));
-    let mut tasks = tokio::task::JoinSet::new();
-    for job in running {
-        let (link, screen) = (link.clone(), screen.clone());
-        tasks.spawn(async move {
-            if let Err(failure) = stop::ask(&link, &job.id, None).await {
-                screen.note(&format!("{} could not be stopped: {}", text::job_name(&job), failure.message));
-            }
-        });
-    }
-    tasks
 }
 
 #[cfg(test)]
