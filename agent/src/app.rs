@@ -73,8 +73,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     let addresses =
         interfaces::addresses(coordinator_address(&options.coordinator), options.advertise_address)
             .map_err(AgentError::Addresses)?;
-    let devices: Arc<dyn Devices> =
-        Arc::new(AllDevices(vec![Box::new(NvmlGpus::open()?), Box::new(CpuSlots::new(options.cpu_slots))]));
+    let devices = devices(&options)?;
     let tell = Tell::default();
     let processes = ProcessRuntime::new(ProcessConfig {
         tasks_dir: home.root().join("tasks"),
@@ -133,6 +132,11 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     reconciling.abort();
     tidying.abort();
     Ok(ended?)
+}
+
+fn devices(options: &AgentOptions) -> Result<Arc<dyn Devices>, DevicesError> {
+    let cpus = CpuSlots::new(options.cpu_slots);
+    Ok(Arc::new(AllDevices(vec![Box::new(NvmlGpus::open()?), Box::new(cpus)])))
 }
 
 fn node_name(options: &AgentOptions) -> Result<NodeId, AgentError> {
