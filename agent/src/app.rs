@@ -86,13 +86,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         let _ = ending.set(docker);
     }
     let link = Arc::new(Link::new(options.coordinator.clone(), &node, &identity.instance));
-    let config = FilesConfig {
-        overlays: true,
-        cache_limit: options.file_cache_size.map(|size| size.as_u64()),
-        return_limit: options.return_limit.map(|size| size.as_u64()),
-    };
-    let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), config);
-    let files = Arc::new(files.map_err(AgentError::Files)?);
+    let files = files(&options, &node, &home, &link, &tell)?;
     let host = Arc::new(Host {
         node: node.clone(),
         addresses,
@@ -132,6 +126,22 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     reconciling.abort();
     tidying.abort();
     Ok(ended?)
+}
+
+fn files(
+    options: &AgentOptions,
+    node: &NodeId,
+    home: &Arc<Home>,
+    link: &Arc<Link>,
+    tell: &Tell,
+) -> Result<Arc<Files>, AgentError> {
+    let config = FilesConfig {
+        overlays: true,
+        cache_limit: options.file_cache_size.map(|size| size.as_u64()),
+        return_limit: options.return_limit.map(|size| size.as_u64()),
+    };
+    let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), config);
+    Ok(Arc::new(files.map_err(AgentError::Files)?))
 }
 
 fn devices(options: &AgentOptions) -> Result<Arc<dyn Devices>, DevicesError> {
