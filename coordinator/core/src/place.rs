@@ -134,6 +134,7 @@ fn rank(spec: &JobSpec, fits: Vec<Fit<'_>>) -> Placement {
 fn is_met(constraint: &Constraint, info: &NodeInfo) -> bool {
     let actual = match &constraint.subject {
         ConstraintSubject::Hostname => Some(info.hostname.as_str()),
+        ConstraintSubject::Id => Some(info.id.as_str()),
         ConstraintSubject::Label(key) => info.labels.get(key).map(String::as_str),
     };
     (actual == Some(constraint.value.as_str())) == constraint.equal
@@ -142,6 +143,7 @@ fn is_met(constraint: &Constraint, info: &NodeInfo) -> bool {
 fn show(constraint: &Constraint) -> String {
     let subject = match &constraint.subject {
         ConstraintSubject::Hostname => "node.hostname".to_owned(),
+        ConstraintSubject::Id => "node.id".to_owned(),
         ConstraintSubject::Label(key) => format!("node.labels.{key}"),
     };
     format!("{subject} {} {}", if constraint.equal { "==" } else { "!=" }, constraint.value)
