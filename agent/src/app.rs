@@ -87,12 +87,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         let _ = ending.set(docker);
     }
     let link = Arc::new(Link::new(options.coordinator.clone(), &node, &identity.instance));
-    let config = FilesConfig {
-        overlays: true,
-        cache_limit: options.file_cache_size.map(|size| size.as_u64()),
-        return_limit: options.return_limit.map(|size| size.as_u64()),
-    };
-    let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), config);
+    let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), files_config(&options));
     let files = Arc::new(files.map_err(AgentError::Files)?);
     let host = Arc::new(Host {
         node: node.clone(),
@@ -133,6 +128,14 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     reconciling.abort();
     tidying.abort();
     Ok(ended?)
+}
+
+fn files_config(options: &AgentOptions) -> FilesConfig {
+    FilesConfig {
+        overlays: true,
+        cache_limit: options.file_cache_size.map(|size| size.as_u64()),
+        return_limit: options.return_limit.map(|size| size.as_u64()),
+    }
 }
 
 fn node_name(options: &AgentOptions) -> Result<NodeId, AgentError> {
