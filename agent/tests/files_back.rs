@@ -105,6 +105,8 @@ async fn where_nothing_changed_nothing_is_sent_and_deletions_stay() {
     fs::remove_file(story.out.join("a")).unwrap();
     drained(&collector).await;
     assert_eq!(story.coordinator.memory().files.reports, 0);
+    let journal = fs::read_to_string(story.node.replica_dir(&story.replica).join("collected.jsonl")).unwrap();
+    assert_eq!(journal.lines().count(), 2, "what was laid out is not even read: {journal}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

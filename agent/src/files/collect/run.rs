@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use convoke_model::ReplicaKey;
+use convoke_model::{Progress, ReplicaKey};
 use convoke_transport::Backoff;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -33,6 +33,8 @@ const LAST_LOOKS: Duration = Duration::from_millis(20);
 /// Files and bytes that are hashed and sent together: what is ready is not kept waiting for long.
 const BATCH_FILES: usize = 1_000;
 const BATCH_BYTES: u64 = 256 << 20;
+/// What is sent at the end is told as progress from here on: people wait for it, and wonder.
+const TOLD: u64 = 64 << 20;
 /// What fails for longer is a condition of the node; a coordinator that restarts is not.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Files that do not come back and are named in the log: a few tell what it is about.
@@ -88,7 +90,7 @@ impl Gatherer {
                 Ok(due) if due.is_empty() && ended => break,
                 Ok(due) => {
                     let took = looked.elapsed();
-                    self.bring(due).await.map(|()| LOOK.max(took * SHARE))
+                    self.bring(due, ended).await.map(|()| LOOK.max(took * SHARE))
                 }
                 Err(error) => Err(SendError::Interrupted(error)),
             };
@@ -171,9 +173,14 @@ impl Gatherer {
     }
 
     /// Judges files and sends those that differ from the start.
-    async fn bring(&mut self, due: Vec<Seen>) -> Result<(), SendError> {
+    async fn bring(&mut self, due: Vec<Seen>, ended: bool) -> Result<(), SendError> {
+        let (mut done, total) = (0, due.iter().map(|file| file.stamp.size).sum());
+        let step = (ended && total >= TOLD).then(|| self.files.progresses.begin(&self.key));
         let mut due = due.into_iter().peekable();
         while due.peek().is_some() {
+            if let Some(step) = &step {
+                step.tell(Progress { what: "returns files".to_owned(), done, total });
+            }
             let (mut batch, mut size) = (Vec::new(), 0);
             while let Some(file) = due.next_if(|f| {
                 batch.is_empty() || batch.len() < BATCH_FILES && size + f.stamp.size <= BATCH_BYTES
@@ -182,6 +189,7 @@ impl Gatherer {
                 batch.push(file);
             }
             self.bring_batch(batch).await?;
+            done += size;
         }
         Ok(())
     }
