@@ -272,10 +272,6 @@ fn source_of(error: &dyn std::error::Error) -> String {
 }
 
 fn vanished() -> TaskExit {
-    TaskExit {
-        status: ExitStatus::Unknown,
-        at: now(),
-        stopped: false,
-        message: Some("its files vanished from the agent's state directory".to_owned()),
-    }
+    let message = "its files vanished from the agent's state directory".to_owned();
+    TaskExit { message: Some(message), ..TaskExit::new(ExitStatus::Unknown, now()) }
 }

@@ -9,7 +9,7 @@ use crate::testing::{desired_replica, rendezvous};
 const NOW: Timestamp = Timestamp(1_000_000);
 
 fn exit(code: i32) -> TaskExit {
-    TaskExit { status: ExitStatus::Code(code), at: NOW, stopped: false, message: None }
+    TaskExit::new(ExitStatus::Code(code), NOW)
 }
 
 fn running() -> Option<TaskStatus> {

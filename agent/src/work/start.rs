@@ -181,5 +181,5 @@ fn gpus(host: &Host, desired: &DesiredReplica) -> Vec<DeviceId> {
 }
 
 fn failed(status: ExitStatus, message: String) -> TaskExit {
-    TaskExit { status, at: now(), stopped: false, message: Some(message) }
+    TaskExit { message: Some(message), ..TaskExit::new(status, now()) }
 }

@@ -35,7 +35,7 @@ pub(super) fn exit(state: &ContainerState, facts: &Facts, now: Timestamp) -> Tas
             "the Docker Engine stopped or restarted, and its container ended with it{how}; set \"live-restore\": \
              true in the engine's daemon.json to keep containers running"
         );
-        return TaskExit { status: ExitStatus::Unknown, at, stopped, message: Some(message) };
+        return TaskExit { stopped, message: Some(message), ..TaskExit::new(ExitStatus::Unknown, at) };
     }
     if state.status == Some(ContainerStateStatusEnum::CREATED) {
         let message = "its container was made and never started: the agent ended between the two".to_owned();
@@ -45,7 +45,8 @@ pub(super) fn exit(state: &ContainerState, facts: &Facts, now: Timestamp) -> Tas
         Some(code) => status(code),
         None => ExitStatus::Unknown,
     };
-    TaskExit { status, at, stopped, message: message(state, facts) }
+    let oom_killed = state.oom_killed == Some(true);
+    TaskExit { stopped, message: message(state, facts), oom_killed, ..TaskExit::new(status, at) }
 }
 
 fn message(state: &ContainerState, facts: &Facts) -> Option<String> {
@@ -77,12 +78,8 @@ pub(super) fn is_not_run(exit: &TaskExit) -> bool {
 /// The exit of a container that is gone.
 pub(super) fn vanished(facts: &Facts, now: Timestamp) -> TaskExit {
     let message = "its container was removed by somebody else (docker rm?)".to_owned();
-    TaskExit {
-        status: ExitStatus::Unknown,
-        at: now,
-        stopped: facts.stopped.is_some(),
-        message: Some(message),
-    }
+    let stopped = facts.stopped.is_some();
+    TaskExit { stopped, message: Some(message), ..TaskExit::new(ExitStatus::Unknown, now) }
 }
 
 /// Why a container did not start.
@@ -122,12 +119,7 @@ pub(super) fn not_started(error: &EngineError, image: &str, now: Timestamp) -> N
         return NotStarted::Other;
     };
     let message = format!("{} (image {image})", oci(message));
-    NotStarted::Command(TaskExit {
-        status: ExitStatus::Code(code),
-        at: now,
-        stopped: false,
-        message: Some(message),
-    })
+    NotStarted::Command(TaskExit { message: Some(message), ..TaskExit::new(ExitStatus::Code(code), now) })
 }
 
 /// The part of an OCI runtime's message that says what is wrong: from the last of its frames on.

@@ -24,7 +24,7 @@ pub(crate) fn instance(name: &str) -> AgentInstance {
 }
 
 pub(crate) fn exit(status: ExitStatus, at: Timestamp) -> TaskExit {
-    TaskExit { status, at, stopped: false, message: None }
+    TaskExit::new(status, at)
 }
 
 impl Harness {
