@@ -50,7 +50,7 @@ use findings::Findings;
 use table::table;
 
 /// Lines that an explanation shows: a screen's share, and enough for a traceback's two ends.
-pub const MAX_EVIDENCE: usize = 12;
+pub const MAX_EVIDENCE: usize = convoke_model::Explanation::MAX_EVIDENCE;
 
 /// Says why a task ended. None for one that succeeded, and where nothing is recognised.
 pub fn explain(evidence: &Evidence<'_>) -> Option<Explanation> {
