@@ -1,5 +1,7 @@
 //! A task's end survives the wire with its explanation, and one that is too long for the ledger is cut there.
 
+#![allow(clippy::unwrap_used, reason = "a helper's unwrap fails the test that calls it")]
+
 use convoke_model::{
     ExitStatus, Explanation, ObservedTask, Rank, ReplicaKey, ReplicaPhase, TaskExit, TaskPhase, Timestamp,
 };

@@ -45,6 +45,7 @@ pub use evidence::{Evidence, Line, Source};
 pub use explanation::Explanation;
 pub use gang::{Consequence, Ended, FirstFailure, first_failure};
 pub use rules::is_consequence;
+pub use tail::{MAX_LINE, MAX_LINES};
 
 use findings::Findings;
 use table::table;

@@ -143,7 +143,7 @@ fn any_stage() -> impl Strategy<Value = Stage> {
         Just(Stage::Queued),
         Just(Stage::Preparing),
         Just(Stage::Ready(held())),
-        Just(Stage::Refused { message: "no".into(), retryable: true }),
+        Just(Stage::Refused { message: "no".into(), retryable: true, explanation: None }),
         Just(Stage::Starting),
         Just(Stage::Started),
         (0_u64..2_000_000).prop_map(|at| Stage::Stopping { until: Timestamp(at) }),

@@ -80,9 +80,9 @@ impl Up {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let mut interrupts = Interrupts::listen()?;
         let selection = Selection { services: self.services.clone(), nodes: self.nodes };
-        let project = project::load(context, self.compose.clone(), selection)?;
+        let mut project = project::load(context, self.compose.clone(), selection)?;
         project::tell_notes(&project);
-        let mut jobs = self.named(project.jobs)?;
+        let mut jobs = self.named(std::mem::take(&mut project.jobs))?;
         ship::name_builds(&mut jobs);
         let document = self.detach || self.dry_run;
         let screen =
@@ -107,7 +107,10 @@ impl Up {
         match submitted {
             None => Ok(()),
             Some((jobs, _)) if self.detach => stop::print(context, jobs),
-            Some((jobs, sent)) => attached(&link, screen, jobs, sent, interrupts).await,
+            Some((jobs, sent)) => {
+                let view = attached(&link, screen, jobs, sent, interrupts).await?;
+                wait::outcome(&view.jobs(), Some(&project)).and_then(|()| view.files_outcome())
+            }
         }
     }
 
@@ -274,14 +277,15 @@ fn receivers(
     jobs.iter().zip(sent).map(receiver).collect()
 }
 
-/// Follows `jobs` to their end and their last file; the first interrupt stops them, the second leaves.
+/// Follows `jobs` to their end and their last file, and says what came of them; the first interrupt stops them, the
+/// second leaves.
 async fn attached(
     link: &Arc<Link>,
     screen: Screen,
     jobs: Vec<v1::Job>,
     sent: Vec<Sent>,
     mut interrupts: Interrupts,
-) -> Result<(), Failure> {
+) -> Result<View, Failure> {
     let receivers = receivers(link, &screen, &jobs, sent)?;
     let mut updates = Attachment::new(link, &jobs, receivers);
     let mut view = View::new(screen.clone(), &jobs);
@@ -314,7 +318,7 @@ async fn attached(
     view.finish();
     match stopping {
         Some(_) => Err(Failure::interrupted()),
-        None => wait::outcome(&view.jobs()).and_then(|()| view.files_outcome()),
+        None => Ok(view),
     }
 }
 

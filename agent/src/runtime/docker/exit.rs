@@ -39,7 +39,7 @@ pub(super) fn exit(state: &ContainerState, facts: &Facts, now: Timestamp) -> Tas
     }
     if state.status == Some(ContainerStateStatusEnum::CREATED) {
         let message = "its container was made and never started: the agent ended between the two".to_owned();
-        return TaskExit { status: ExitStatus::Unknown, at: now, stopped, message: Some(message) };
+        return TaskExit { stopped, message: Some(message), ..TaskExit::new(ExitStatus::Unknown, now) };
     }
     let status = match code {
         Some(code) => status(code),
