@@ -242,6 +242,8 @@ impl Drop for LocalCluster {
         self.agents.clear();
         self.coordinator = None;
         procfs::kill_all(&procfs::mentioning(&self.directory().display().to_string()));
+        // What agents laid out for replicas that they did not come to remove would outlive the directory.
+        procfs::unmount_below(self.directory());
         assert!(self.finished || std::thread::panicking(), "the story does not end with `finish`");
     }
 }

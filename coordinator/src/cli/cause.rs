@@ -10,6 +10,7 @@ use super::text;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Cause {
     explanation: v1::Explanation,
+    service: String,
     place: Option<Change>,
 }
 
@@ -24,16 +25,20 @@ struct Change {
 
 impl Cause {
     pub(crate) fn of(explanation: &v1::Explanation) -> Self {
-        Self { explanation: explanation.clone(), place: None }
+        Self { explanation: explanation.clone(), service: String::new(), place: None }
     }
 
-    /// What ended the job's last failed generation, if that is known; `project` is where it came from.
-    pub(crate) fn of_job(job: &v1::Job, project: Option<&Project>) -> Option<Self> {
-        let explanation = job.last_failure.as_ref()?.explanation.clone()?;
-        let service = job.spec.as_ref().map(|spec| spec.service.as_str());
-        let place = project.zip(service).zip(explanation.key.as_deref());
-        let place = place.and_then(|((project, service), key)| change(project, service, key));
-        Some(Self { explanation, place })
+    /// What ended the job's last failed generation, if that is known.
+    pub(crate) fn of_job(job: &v1::Job) -> Option<Self> {
+        let explanation = job.last_failure.as_ref()?.explanation.as_ref()?;
+        let service = job.spec.as_ref().map(|spec| spec.service.clone()).unwrap_or_default();
+        Some(Self { service, ..Self::of(explanation) })
+    }
+
+    /// Finds the line to change in the project that the job came from.
+    pub(crate) fn locate(&mut self, project: &Project) {
+        let key = self.explanation.key.as_deref();
+        self.place = key.and_then(|key| change(project, &self.service, key));
     }
 
     /// Below the sentence that names the summary.
@@ -130,7 +135,7 @@ mod tests {
         };
         assert_eq!(sentence(&failure).as_deref(), Some("rank 1 on a: full"));
         let job = v1::Job { last_failure: Some(failure), ..Default::default() };
-        let cause = Cause::of_job(&job, None).unwrap();
+        let cause = Cause::of_job(&job).unwrap();
         assert_eq!(cause.lines(), ["    dd: no space", "  try: raise `shm_size`"]);
         assert_eq!(cause.json()["place"], Value::Null);
     }

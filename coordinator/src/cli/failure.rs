@@ -4,6 +4,7 @@
 use std::io::{self, Write as _};
 
 use anstyle::{AnsiColor, Style};
+use convoke_compose::Project;
 use tonic::{Code, Status};
 
 use super::cause::Cause;
@@ -46,6 +47,14 @@ impl Failure {
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// With the line of the job file to change, if the job came from `project`.
+    pub(crate) fn located(mut self, project: &Project) -> Self {
+        if let Some(cause) = &mut self.cause {
+            cause.locate(project);
+        }
         self
     }
 

@@ -70,7 +70,7 @@ fn facts(job: &v1::Job) -> Result<(), Failure> {
     if let Some(failure) = &job.last_failure {
         let at = text::local_time(failure.at_unix_ms);
         fact("Last failure", &format!("{} (generation {}, {at})", failure.message, failure.generation))?;
-        if let Some(cause) = Cause::of_job(job, None) {
+        if let Some(cause) = Cause::of_job(job) {
             cause.lines().iter().try_for_each(|line| output::line(&format!("{:14}{line}", "")))?;
         }
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use convoke_compose::Project;
 use convoke_proto::v1;
 
 use super::Context;
@@ -42,7 +41,7 @@ impl Wait {
                 Err(_) => return Err(timed_out(&self.jobs, limit)),
             },
         };
-        let result = outcome(&jobs, None);
+        let result = outcome(&jobs);
         stop::print(context, jobs)?;
         result
     }
@@ -62,16 +61,16 @@ fn timed_out(jobs: &[String], limit: Duration) -> Failure {
     Failure::new(exit::TIMEOUT, "TIMEOUT", message).hint("nothing was stopped; `convoke ps` shows the jobs")
 }
 
-/// Success if all of `jobs` succeeded; else the first failure, by submission. `project` is where they came from.
-pub(crate) fn outcome(jobs: &[v1::Job], project: Option<&Project>) -> Result<(), Failure> {
+/// Success if all of `jobs` succeeded; else the first failure, by submission.
+pub(crate) fn outcome(jobs: &[v1::Job]) -> Result<(), Failure> {
     let bad = jobs.iter().filter(|job| job.state() != v1::JobState::Succeeded);
     match bad.min_by_key(|job| job.finished_unix_ms) {
         None => Ok(()),
-        Some(job) => Err(failed(job, project)),
+        Some(job) => Err(failed(job)),
     }
 }
 
-fn failed(job: &v1::Job, project: Option<&Project>) -> Failure {
+fn failed(job: &v1::Job) -> Failure {
     let failure = job.last_failure.as_ref().filter(|_| job.state() != v1::JobState::Stopped);
     let told = failure.map(|failure| cause::sentence(failure).unwrap_or_else(|| failure.message.clone()));
     let why = told.unwrap_or_else(|| job.reason.clone());
@@ -82,7 +81,7 @@ fn failed(job: &v1::Job, project: Option<&Project>) -> Failure {
     };
     let message = format!("job \"{}\" {}{colon}{why}", text::job_name(job), text::job_state(job));
     let hint = format!("see `convoke logs {0} --tail 20` and `convoke inspect {0}`", job.id);
-    let cause = failure.and_then(|_| Cause::of_job(job, project)).map(Box::new);
+    let cause = failure.and_then(|_| Cause::of_job(job)).map(Box::new);
     Failure { cause, ..Failure::new(code, reason, message).hint(hint) }
 }
 
@@ -111,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_exit_code_is_that_of_the_task_that_failed() {
-        let code = |status| outcome(&[job(v1::JobState::Failed, status)], None).unwrap_err().exit;
+        let code = |status| outcome(&[job(v1::JobState::Failed, status)]).unwrap_err().exit;
         assert_eq!(code(Some(Status::Code(3))), 3);
         assert_eq!(code(Some(Status::Signal(9))), 137);
         assert_eq!(code(Some(Status::Unknown(true))), 1);
@@ -122,6 +121,6 @@ mod tests {
 
     #[test]
     fn a_job_that_recovered_from_a_failure_succeeded() {
-        assert_eq!(outcome(&[job(v1::JobState::Succeeded, Some(Status::Signal(9)))], None), Ok(()));
+        assert_eq!(outcome(&[job(v1::JobState::Succeeded, Some(Status::Signal(9)))]), Ok(()));
     }
 }

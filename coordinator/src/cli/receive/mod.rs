@@ -2,7 +2,7 @@
 //!
 //! The coordinator's stream of artifacts names files ([`Artifacts`]); each has a place ([`Places`]).
 //! What lies there already is not fetched ([`fetch`]); what the user changed is not replaced
-//! ([`write`], [`known`]). One file that cannot be written keeps none of the others back.
+//! ([`mod@write`], [`known`]). One file that cannot be written keeps none of the others back.
 
 mod fetch;
 mod known;
@@ -27,6 +27,7 @@ use fetch::Expected;
 use known::Known;
 use write::Writer;
 
+pub(crate) use known::submitted;
 pub(crate) use place::{Place, Places};
 pub(crate) use source::Artifacts;
 pub(crate) use story::{Back, json};
