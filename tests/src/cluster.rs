@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 
 use crate::logs::{self, Announced};
 use crate::process::Process;
-use crate::{Gate, binary, eventually, procfs};
+use crate::{Containers, Gate, binary, eventually, procfs};
 
 /// What a story may choose. The defaults are the products', but for the reconnect window.
 #[derive(Debug, Clone)]
@@ -21,6 +21,10 @@ pub struct ClusterOptions {
     pub slots: Vec<u32>,
     pub lease: Duration,
     pub reconnect_window: Duration,
+    /// Agents run containers on this host's Docker Engine.
+    pub containers: bool,
+    /// Further arguments of every agent.
+    pub agent_args: Vec<String>,
 }
 
 impl Default for ClusterOptions {
@@ -30,6 +34,8 @@ impl Default for ClusterOptions {
             // A busy machine must not lose a node that only waits for its turn.
             lease: Duration::from_secs(60),
             reconnect_window: Duration::from_secs(60),
+            containers: false,
+            agent_args: Vec::new(),
         }
     }
 }
@@ -44,6 +50,8 @@ pub struct LocalCluster {
     address: String,
     announced: Mutex<Vec<Announced>>,
     finished: bool,
+    /// Every container of the cluster, where it has any.
+    containers: Option<Containers>,
     /// Keeps the coordinator's port for its next start: bound, not listening.
     _port: TcpSocket,
     /// Held exclusively: every process ends when it is released.
@@ -76,11 +84,15 @@ impl LocalCluster {
             address,
             announced: Mutex::default(),
             finished: false,
+            containers: None,
             _port: port,
             lifeline,
             directory,
         };
         cluster.start_coordinator().await;
+        if cluster.options.containers {
+            cluster.containers = Some(Containers::of_cluster(&cluster.identity().await.cluster_id));
+        }
         for agent in 0..cluster.agents.len() {
             cluster.start_agent(agent);
         }
@@ -102,6 +114,11 @@ impl LocalCluster {
 
     pub fn data_dir(&self) -> PathBuf {
         self.directory().join("coordinator")
+    }
+
+    /// Its containers; for a cluster that may have some.
+    pub fn containers(&self) -> &Containers {
+        self.containers.as_ref().expect("the cluster was started with containers")
     }
 
     pub fn gate(&self, name: &str) -> Gate {
@@ -163,7 +180,7 @@ impl LocalCluster {
 
     /// The same, of a coordinator of the story's choice.
     pub fn agent_of(&self, coordinator: &str, node: &str, state_dir: &str, slots: u32) -> Process {
-        let args = [
+        let mut args = vec![
             format!("--coordinator={coordinator}"),
             format!("--node={node}"),
             format!("--state-dir={}", self.directory().join(state_dir).display()),
@@ -172,6 +189,10 @@ impl LocalCluster {
             "--advertise-address=127.0.0.1".to_owned(),
             self.lifeline_arg(),
         ];
+        if !self.options.containers {
+            args.push("--no-docker".to_owned());
+        }
+        args.extend(self.options.agent_args.iter().cloned());
         Process::start(&binary("convoke-agent"), &args, &self.log_file(state_dir))
     }
 
@@ -208,6 +229,10 @@ impl LocalCluster {
     /// Ends the agents, then the coordinator, in order. Then nothing of the cluster is left, and no
     /// log complains of anything that was not announced.
     pub async fn finish(mut self) {
+        if let Some(containers) = &self.containers {
+            let gone = async || containers.list().is_empty().then_some(());
+            eventually("the agents have removed every container", gone).await;
+        }
         for (n, agent) in self.agents.iter_mut().enumerate() {
             if let Some(agent) = agent {
                 agent.terminate(&Self::node(n)).await;
@@ -242,6 +267,9 @@ impl Drop for LocalCluster {
         self.agents.clear();
         self.coordinator = None;
         procfs::kill_all(&procfs::mentioning(&self.directory().display().to_string()));
+        if let Some(containers) = &self.containers {
+            containers.remove();
+        }
         assert!(self.finished || std::thread::panicking(), "the story does not end with `finish`");
     }
 }

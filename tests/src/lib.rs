@@ -9,6 +9,7 @@
 mod api;
 mod cli;
 mod cluster;
+mod docker;
 mod gate;
 pub mod logs;
 pub mod process;
@@ -21,6 +22,7 @@ mod wait;
 pub use api::reason;
 pub use cli::{Cli, Finished, RunningCli};
 pub use cluster::{ClusterOptions, LocalCluster};
+pub use docker::{Containers, docker, missing};
 pub use gate::Gate;
 pub use scripted::{ScriptedAgent, hello};
 pub use scripted_coordinator::{AgentSession, ScriptedCoordinator};
