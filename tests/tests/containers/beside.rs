@@ -124,6 +124,8 @@ pub(crate) async fn the_tasks_of_a_replica_share_memory() {
     scene.script(&script, &keys);
     scene.convoke(&["up", "-d"]).run().await.expect_code(0);
     scene.cluster.wait_line(JOB, "written").await;
+    // A task that is started after its first has ended has memory of its own.
+    scene.container(1).await;
     gate.open();
     scene.cluster.wait_state(JOB, v1::JobState::Succeeded).await;
     let log = scene.cluster.log(JOB).await;

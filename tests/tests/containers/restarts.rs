@@ -90,7 +90,7 @@ pub(crate) async fn a_killed_container_starts_its_gang_again_with_what_came_back
     let failure = job.last_failure.expect("why generation 1 ended");
     assert_eq!((failure.rank, failure.node.as_deref()), (Some(1), Some("node-1")));
     docker(&["kill", &scene.container(0).await]);
-    let up = up.end().await.expect_code(1);
+    let up = up.end().await.expect_code(137);
     assert!(up.stderr.contains("generation 2 failed: "), "{}", up.stderr);
     let job = scene.cluster.wait_state(JOB, v1::JobState::Failed).await;
     assert_eq!(job.generation, 2);

@@ -37,7 +37,7 @@ pub(crate) async fn a_failing_gang_ends_though_a_rank_ignores_sigterm() {
     let up = scene.convoke(&["up", "--nodes", "2"]).start();
     scene.cluster.wait_line(JOB, "deaf").await;
     gate.open();
-    let up = up.end().await.expect_code(1);
+    let up = up.end().await.expect_code(3);
     assert!(up.stderr.contains("rank 1 on node-1"), "{}", up.stderr);
     let job = scene.cluster.job(JOB).await;
     let failure = job.last_failure.expect("why it failed");
