@@ -93,7 +93,7 @@ async fn content_that_the_coordinator_does_not_have_is_refused_for_good() {
     let shipped = tree(&coordinator, &[("a", "A")]);
     coordinator.memory().files.blobs.remove(&digest_of(b"A"));
     let replica = container("j", 1, vec![bind("./d", true, &shipped)]);
-    let refusal = node.files.lay_out(&replica).await.unwrap_err();
+    let refusal = node.files.lay_out(&replica, "").await.unwrap_err();
     assert!(!refusal.retryable);
     assert!(
         refusal.message.contains("./d") && refusal.message.contains("submit the job again"),
@@ -109,7 +109,7 @@ async fn a_tree_that_does_not_fit_is_refused_for_now_before_a_byte_of_it_comes()
     let shipped: TreeRef = manifest.reference();
     coordinator.memory().files.put(manifest.encode());
     let replica = container("j", 1, vec![bind("./d", false, &shipped)]);
-    let refusal = node.files.lay_out(&replica).await.unwrap_err();
+    let refusal = node.files.lay_out(&replica, "").await.unwrap_err();
     assert!(refusal.retryable);
     for part in ["./d", "node n1", "1.0 PiB are needed", "are free"] {
         assert!(refusal.message.contains(part), "{refusal:?}");
@@ -127,7 +127,7 @@ async fn a_slow_fetch_tells_how_far_it_is() {
     coordinator.memory().files.stall_fetches = Some(2);
     let replica = container("j", 1, vec![bind("./d", true, &shipped)]);
     let (files, own) = (node.files.clone(), replica.clone());
-    let laying = tokio::spawn(async move { files.lay_out(&own).await.map_err(|r| r.message) });
+    let laying = tokio::spawn(async move { files.lay_out(&own, "").await.map_err(|r| r.message) });
     let progress = until("progress", || node.tell.progresses.of(&replica.key())).await;
     assert_eq!((progress.what.as_str(), progress.done, progress.total), ("fetches ./d", 4, 8));
     coordinator.change(|m| m.files.stall_fetches = None);
@@ -158,7 +158,7 @@ async fn secrets_and_configs_are_readable_files_behind_a_closed_door_and_go_with
     let mut replica = container("j", 1, Vec::new());
     replica.spec.container.secrets = vec![grant("token", tree(&coordinator, &[("", "hush")]))];
     replica.spec.container.configs = vec![grant("conf", tree(&coordinator, &[("", "x: 1")]))];
-    let mounts = node.files.lay_out(&replica).await.unwrap();
+    let mounts = node.files.lay_out(&replica, "").await.unwrap();
     let targets: Vec<_> = mounts.iter().map(|m| (m.target.as_str(), m.read_only)).collect();
     assert_eq!(targets, [("/run/secrets/token", true), ("/conf", true)]);
     let paths = support::paths(&mounts);

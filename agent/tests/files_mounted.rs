@@ -194,8 +194,12 @@ async fn files_are_the_jobs_users_with_the_submitters_bits() {
         let mut replica =
             container("j", 1, vec![bind("./out", false, &shipped), bind("./in", true, &shipped)]);
         node.paths(&replica).await;
+        // By the image, then by the job.
+        let of_image = node.files.lay_out(&replica, "1234:5678").await.unwrap();
+        let metadata = fs::metadata(&support::paths(&of_image)[0]).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (1234, 5678));
         replica.spec.container.user = Some("1234:5678".into());
-        let paths = node.paths(&replica).await;
+        let paths = support::paths(&node.files.lay_out(&replica, "77:77").await.unwrap());
         for (root, path) in paths.iter().flat_map(|root| ["", "d", "d/a", "l"].map(|path| (root, path))) {
             let metadata = fs::symlink_metadata(root.join(path)).unwrap();
             assert_eq!((metadata.uid(), metadata.gid()), (1234, 5678), "{overlays} {path}");
@@ -257,7 +261,7 @@ async fn a_disk_that_fills_up_meanwhile_gives_back_what_was_brought() {
     coordinator.change(|m| m.files.stall_fetches = Some(12));
     let replica = container("j", 1, vec![bind("./d", false, &large)]);
     let (files, own) = (node.files.clone(), replica.clone());
-    let laying = tokio::spawn(async move { files.lay_out(&own).await });
+    let laying = tokio::spawn(async move { files.lay_out(&own, "").await });
     until("some blobs", || (node.blobs() >= 3).then_some(())).await;
     let ballast = place.path().join("ballast");
     fs::write(&ballast, vec![1; 32 << 20]).unwrap_err();

@@ -1,5 +1,5 @@
-//! The coordinator's shell: it owns the core, the ledger, the sessions, the checkpoint store and
-//! the telemetry, and serves them over gRPC. Rules live in `convoke-core`; this crate performs.
+//! The coordinator's shell: it owns the core, the ledger, the sessions, the checkpoint store, the files
+//! that travel and the telemetry, and serves them over gRPC. Rules live in `convoke-core`; this crate performs.
 
 mod api;
 mod clock;

@@ -10,7 +10,7 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:7670";
 /// Options of one coordinator. `Default` is what an operator gets who gives no flag.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Ledger, checkpoints and telemetry; made if it is not there. One coordinator at a time.
+    /// Ledger, checkpoints, files that travel and telemetry; made if it is not there. One coordinator at a time.
     pub data_dir: PathBuf,
     /// Port 0 takes a free one.
     pub listen: SocketAddr,

@@ -35,9 +35,13 @@ pub struct RunningCli {
 }
 
 impl LocalCluster {
-    /// `convoke` with these arguments, told of this cluster's coordinator.
+    /// `convoke` with these arguments, told of this cluster's coordinator, with a cache of its own.
     pub fn cli(&self, args: &[&str]) -> Cli {
-        Cli::new(args).variable("CONVOKE_COORDINATOR", &self.url()).directory(self.directory())
+        let cache = self.directory().join("cache").display().to_string();
+        Cli::new(args)
+            .variable("CONVOKE_COORDINATOR", &self.url())
+            .variable("XDG_CACHE_HOME", &cache)
+            .directory(self.directory())
     }
 }
 

@@ -7,6 +7,7 @@
 //! announce. A failing test prints what every process said.
 
 mod api;
+mod artifacts;
 mod cli;
 mod cluster;
 mod docker;
@@ -18,8 +19,10 @@ mod scripted;
 mod scripted_coordinator;
 mod spec;
 mod wait;
+mod wire;
 
 pub use api::reason;
+pub use artifacts::hex;
 pub use cli::{Cli, Finished, RunningCli};
 pub use cluster::{ClusterOptions, LocalCluster};
 pub use docker::{Containers, docker, missing};
@@ -28,6 +31,7 @@ pub use scripted::{ScriptedAgent, hello};
 pub use scripted_coordinator::{AgentSession, ScriptedCoordinator};
 pub use spec::{Job, checkpoint, sh};
 pub use wait::{DEADLINE, eventually};
+pub use wire::Wire;
 
 use std::path::PathBuf;
 

@@ -18,6 +18,7 @@ pub struct ScriptedAgent {
     pub instance: String,
     pub welcome: v1::Welcome,
     client: AgentServiceClient<Channel>,
+    pub(crate) channel: Channel,
     out: mpsc::Sender<v1::ControlRequest>,
     stream: Streaming<v1::ControlResponse>,
 }
@@ -51,7 +52,7 @@ impl ScriptedAgent {
     /// Opens a session; the error is the coordinator's refusal.
     pub async fn connect(cluster: &LocalCluster, hello: v1::Hello) -> Result<Self, Status> {
         let channel = convoke_transport::connect(&cluster.url()).await.expect("the coordinator answers");
-        let mut client = AgentServiceClient::new(channel);
+        let mut client = AgentServiceClient::new(channel.clone());
         // A story sends a handful of messages.
         let (out, messages) = mpsc::channel(16);
         let node = hello.node.as_ref().map(|node| node.id.clone()).unwrap_or_default();
@@ -61,7 +62,7 @@ impl ScriptedAgent {
         let mut stream = client.control(ReceiverStream::new(messages)).await?.into_inner();
         match next(&mut stream).await? {
             control_response::Message::Welcome(welcome) => {
-                Ok(Self { node, instance, welcome, client, out, stream })
+                Ok(Self { node, instance, welcome, client, channel, out, stream })
             }
             other => panic!("the first answer is no welcome: {other:?}"),
         }

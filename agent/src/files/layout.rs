@@ -24,6 +24,8 @@ pub(super) struct Layout<'a> {
     files: &'a Files,
     desired: &'a DesiredReplica,
     key: ReplicaKey,
+    /// Whom the tasks run as.
+    user: &'a str,
     owner: Owner,
     /// What earlier generations brought home, as far as this replica sees any of it.
     prior: Vec<Artifact>,
@@ -31,10 +33,10 @@ pub(super) struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    pub(super) fn new(files: &'a Files, desired: &'a DesiredReplica) -> Self {
-        let key = desired.key();
-        let owner = Owner::of(desired.spec.container.user.as_deref());
-        Self { files, desired, owner, prior: Vec::new(), step: files.progresses.begin(&key), key }
+    pub(super) fn new(files: &'a Files, desired: &'a DesiredReplica, image_user: &'a str) -> Self {
+        let (key, user) = (desired.key(), desired.spec.container.user.as_deref().unwrap_or(image_user));
+        let (owner, prior, step) = (Owner::of(user), Vec::new(), files.progresses.begin(&key));
+        Self { files, desired, user, owner, prior, step, key }
     }
 
     /// Makes the sources of every mount.
@@ -42,6 +44,7 @@ impl<'a> Layout<'a> {
         if self.desired.generation > Generation(1) && plan.sources.iter().any(|source| source.writable) {
             self.prior = self.brought_home().await?;
         }
+        self.warn_of_other_owners(&plan);
         let (mut laid, mut trees, mut paths) = (Laid::default(), Vec::new(), Vec::new());
         for source in &plan.sources {
             let tree = self.tree(source).await.map_err(|error| self.not_fetched(&source.name, &error))?;
@@ -150,6 +153,15 @@ impl<'a> Layout<'a> {
             Ok(copy)
         });
         made.await.map_err(LayError::Interrupted)?
+    }
+
+    /// A job that cannot write to its own directory fails late, and for a reason that is not its own.
+    fn warn_of_other_owners(&self, plan: &Plan) {
+        let Some(source) = plan.sources.iter().find(|source| source.writable) else { return };
+        if let Some(problem) = self.owner.unlike(self.user) {
+            let message = format!("it may not be able to write to {}: {problem}", source.name);
+            self.files.warnings.raise("FilesOfAnotherUser", &about(&self.key), message);
+        }
     }
 
     fn tell(&self, what: String, done: u64, total: u64) {

@@ -55,6 +55,7 @@ use tracing::warn;
 
 use self::cache::{Cache, FetchError, LayError};
 use self::laid::Means;
+use self::plan::{Plan, check_own};
 use self::remove::remove_all;
 use self::space::is_full;
 use self::turns::Turns;
@@ -179,12 +180,18 @@ impl Files {
     }
 }
 
-/// Makes the sources of the replica's mounts. Host processes have none.
-pub async fn lay_out(host: &Host, desired: &DesiredReplica) -> Result<Vec<HostMount>, Refusal> {
-    match desired.spec.image {
-        Some(_) => host.files.lay_out(desired).await,
-        None => Ok(Vec::new()),
-    }
+/// Refuses early what can never be laid out here: before an image is fetched for it.
+pub fn check(host: &Host, desired: &DesiredReplica) -> Result<(), Refusal> {
+    check_own(&Plan::of(&desired.spec, &host.node)?, &host.node)
+}
+
+/// Makes the sources of a container's mounts. `image_user` is whom it runs as unless its job says otherwise.
+pub async fn lay_out(
+    host: &Host,
+    desired: &DesiredReplica,
+    image_user: &str,
+) -> Result<Vec<HostMount>, Refusal> {
+    host.files.lay_out(desired, image_user).await
 }
 
 /// What follows from a failed fetch, said as `message`.

@@ -18,12 +18,16 @@ use crate::work::Refusal;
 
 impl Files {
     /// Makes the sources of a replica's mounts; nothing is left of it if that fails.
-    pub async fn lay_out(&self, desired: &DesiredReplica) -> Result<Vec<HostMount>, Refusal> {
+    pub async fn lay_out(
+        &self,
+        desired: &DesiredReplica,
+        image_user: &str,
+    ) -> Result<Vec<HostMount>, Refusal> {
         let key = desired.key();
         let plan = Plan::of(&desired.spec, &self.node)?;
         check_own(&plan, &self.node)?;
         self.remove(&key).await.map_err(Refusal::for_now)?;
-        let made = Layout::new(self, desired).make(plan).await;
+        let made = Layout::new(self, desired, image_user).make(plan).await;
         if made.is_err()
             && let Err(problem) = self.remove(&key).await
         {

@@ -4,10 +4,14 @@ use bytes::Bytes;
 use convoke_proto::v1;
 use convoke_proto::v1::tunnel_frame::Frame;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tonic::Streaming;
 
 /// The most data of one frame, by the API.
 pub(super) const FRAME: usize = 64 * 1024;
+
+/// Frames of a direction that wait; of 64 KiB, they hide a round trip.
+pub(super) const FRAMES: usize = 4;
 
 /// Why a tunnel ends before its work is done.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +29,7 @@ pub(super) enum Broken {
 pub(super) struct Out(pub(super) mpsc::Sender<v1::TunnelFrame>);
 
 /// From the operator.
-pub(super) struct In(pub(super) Streaming<v1::TunnelFrame>);
+pub(super) struct In(mpsc::Receiver<Frame>);
 
 impl Out {
     pub(super) async fn send(&self, frame: Frame) -> Result<(), Broken> {
@@ -46,12 +50,23 @@ impl Out {
 impl In {
     /// The next frame; an end without a last frame is the operator's going away.
     pub(super) async fn next(&mut self) -> Result<Frame, Broken> {
-        match self.0.message().await {
-            Ok(Some(v1::TunnelFrame { frame: Some(frame) })) => Ok(frame),
-            Ok(Some(_)) => Err(Broken::Refused("an empty frame came".to_owned())),
-            Ok(None) | Err(_) => Err(Broken::Gone),
-        }
+        self.0.recv().await.ok_or(Broken::Gone)
     }
+}
+
+/// Reads a call's frames to its end, whether they are still wanted or not: a call that is dropped is
+/// reset, and takes along what is on its way in the other direction.
+pub(super) fn read(mut call: Streaming<v1::TunnelFrame>) -> (In, JoinSet<()>) {
+    let (frames, received) = mpsc::channel(FRAMES);
+    let mut reading = JoinSet::new();
+    reading.spawn(async move {
+        while let Ok(Some(message)) = call.message().await {
+            if let Some(frame) = message.frame {
+                let _ = frames.send(frame).await;
+            }
+        }
+    });
+    (In(received), reading)
 }
 
 pub(super) fn refused(what: &str) -> impl FnOnce(bollard::errors::Error) -> Broken {

@@ -13,15 +13,13 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, info};
 
-use super::frames::{Broken, In, Out};
+use super::frames::{self, Broken, FRAMES, In, Out};
 use super::{connect, copy, exec};
 use crate::host::Host;
 use crate::runtime::{TaskKey, TaskStatus};
 
 /// Tunnels at a time: a person has a few, a browser some dozens.
 const TUNNELS: usize = 256;
-/// Frames that wait for the connection; of 64 KiB, they hide a round trip.
-const FRAMES: usize = 4;
 /// The coordinator waits ten seconds for the call.
 const CALL: Duration = Duration::from_secs(10);
 
@@ -61,8 +59,9 @@ async fn serve(host: &Host, tunnel: v1::OpenTunnel) -> Result<(), String> {
     output.send(first).await.map_err(|e| e.to_string())?;
     let mut client = host.link.sessions().await.map_err(|e| e.to_string())?;
     let called = timeout(CALL, client.tunnel(ReceiverStream::new(sent))).await;
-    let input = called.map_err(|_| "the coordinator does not answer".to_owned())?;
-    let input = In(input.map_err(|status| status.message().to_owned())?.into_inner());
+    let call = called.map_err(|_| "the coordinator does not answer".to_owned())?;
+    let call = call.map_err(|status| status.message().to_owned())?.into_inner();
+    let (input, mut reading) = frames::read(call);
     let Some(target) = tunnel.target else { return Err("it has no target".to_owned()) };
     match dispatch(host, target, input, output.clone()).await {
         Ok(()) | Err(Broken::Gone) => {}
@@ -72,6 +71,9 @@ async fn serve(host: &Host, tunnel: v1::OpenTunnel) -> Result<(), String> {
             let _ = output.send(Frame::Failure(message)).await;
         }
     }
+    drop(output);
+    // The coordinator ends the call once it has the last frame.
+    let _ = timeout(CALL, reading.join_next()).await;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use tracing::info;
 use super::image;
 use super::paths::{Inside, NamedDir, absolute, covering};
 use super::prepare::Refusal;
+use crate::engine::images::Image;
 use crate::engine::{EngineError, create};
 use crate::files::{HostMount, HostSource};
 use crate::host::Host;
@@ -20,15 +21,22 @@ use crate::runtime::docker::Reached;
 /// How long a replica waits for an engine that was not dialled yet: it may be busy with an image.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Makes sure of the image and of the mounts' sources.
+/// Makes sure of the image; `None` for processes of the host.
+pub(super) async fn image(host: &Host, desired: &DesiredReplica) -> Result<Option<Image>, Refusal> {
+    match &desired.spec.image {
+        Some(name) => image::ensure(host, desired, &*reached(host).await?, name).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Makes sure of the mounts' sources.
 pub(super) async fn prepare(
     host: &Host,
     desired: &DesiredReplica,
+    image: Image,
     mounts: &[HostMount],
-) -> Result<Option<Inside>, Refusal> {
-    let Some(name) = &desired.spec.image else { return Ok(None) };
+) -> Result<Inside, Refusal> {
     let reached = reached(host).await?;
-    let image = image::ensure(host, desired, &reached, name).await?;
     let notes = create::make_sources(mounts).map_err(|e| Refusal::for_now(crate::work::with_sources(&e)))?;
     for note in notes {
         info!(job = %desired.job, "{note}");
@@ -42,7 +50,7 @@ pub(super) async fn prepare(
             Some(NamedDir { inside, host: on_host })
         }
     };
-    Ok(Some(Inside { image: image.id, checkpoints }))
+    Ok(Inside { image: image.id, checkpoints })
 }
 
 /// The engine, or why containers cannot be started now.

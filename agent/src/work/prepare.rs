@@ -60,6 +60,7 @@ async fn check(host: &Host, desired: &DesiredReplica) -> Result<NodeAddress, Ref
     let spec = &desired.spec;
     if spec.image.is_some() {
         inside::reached(host).await?;
+        files::check(host, desired)?;
         return network::data(host, desired).map_err(Refusal::for_good);
     }
     if !host.allow_processes {
@@ -96,8 +97,14 @@ async fn hold_and_fetch(
 ) -> Result<Prepared, Refusal> {
     let key = desired.key();
     let ranks = task_ranks(desired);
-    let mounts = files::lay_out(host, desired).await?;
-    let inside = inside::prepare(host, desired, &mounts).await?;
+    let (mounts, inside) = match inside::image(host, desired).await? {
+        Some(image) => {
+            let mounts = files::lay_out(host, desired, &image.user).await?;
+            let inside = inside::prepare(host, desired, image, &mounts).await?;
+            (mounts, Some(inside))
+        }
+        None => (Vec::new(), None),
+    };
     for rank in &ranks {
         let place = checkpoints(host, desired, inside.as_ref(), *rank);
         make_checkpoint_dir(&place, inside.as_ref()).map_err(|e| {

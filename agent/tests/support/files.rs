@@ -47,7 +47,7 @@ impl Node {
 
     /// Lays the replica out; the paths of its mounts.
     pub async fn paths(&self, replica: &DesiredReplica) -> Vec<PathBuf> {
-        paths(&self.files.lay_out(replica).await.unwrap())
+        paths(&self.files.lay_out(replica, "").await.unwrap())
     }
 
     /// Files of the cache's blobs.

@@ -9,7 +9,6 @@ use tonic::{Response, Status};
 use super::outgoing::{Outgoing, Streaming, stream};
 use super::patience::{Ahead, Patience};
 use super::{Context, blocking, refuse};
-use crate::files::BlobError;
 use crate::owner::Refused;
 
 /// Artifacts of one report.
@@ -68,7 +67,7 @@ async fn keep(context: &Context, report: Report) -> Result<v1::ReportArtifactsRe
     let files = context.files.clone();
     blocking(move || {
         for artifact in &artifacts {
-            match files.blobs.size(&artifact.digest).map_err(BlobError::from)? {
+            match files.blobs.size_checked(&artifact.digest, artifact.size)? {
                 Some(size) if size == artifact.size => {}
                 Some(size) => return Err(refuse::wrong_size(&artifact.path, artifact.size, size)),
                 None => return Err(refuse::unstored_artifact(&artifact.path, artifact.digest)),

@@ -15,7 +15,7 @@ use super::signals::Interrupts;
 
 /// Run the coordinator
 ///
-/// It keeps its ledger, checkpoints, metrics and logs in one directory and can be killed and
+/// It keeps its ledger, checkpoints, shipped files, metrics and logs in one directory and can be killed and
 /// started again at any time: jobs go on meanwhile. What it logs goes to stderr; CONVOKE_LOG sets
 /// how much (error, warn, info, debug, or a filter such as convoke_coordinator=debug).
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ Examples:
   convoke serve
   convoke serve --data-dir ./state --listen 127.0.0.1:0 --address-file ./address")]
 pub(crate) struct Serve {
-    /// Directory of the ledger, the checkpoints and the telemetry
+    /// Directory of the ledger, the checkpoints, the shipped files and the telemetry
     #[arg(long, value_name = "DIR", env = "CONVOKE_DATA_DIR", default_value_os_t = default_data_dir())]
     data_dir: PathBuf,
 

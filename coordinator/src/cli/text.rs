@@ -49,6 +49,11 @@ pub(crate) fn grouped(n: u64) -> String {
     out
 }
 
+/// `1 file`, `2,001 files`.
+pub(crate) fn files(n: u64) -> String {
+    format!("{} {}", grouped(n), if n == 1 { "file" } else { "files" })
+}
+
 /// `10m` (ago) or an RFC 3339 time, as Unix milliseconds.
 pub(crate) fn since(text: &str) -> Result<u64, String> {
     if let Ok(ago) = humantime::parse_duration(text) {

@@ -1,7 +1,7 @@
 //! `convoke up`: submits the project's services as jobs and follows them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use convoke_model::JobSpec;
@@ -15,7 +15,7 @@ use super::failure::{Failure, exit};
 use super::json::json;
 use super::link::Link;
 use super::project::{self, Selection};
-use super::receive::{Places, Receiver};
+use super::receive::{self, Places, Receiver};
 use super::ship::{Sent, ShipArgs, Shipping};
 use super::signals::{Interrupt, Interrupts};
 use super::{Context, inspect, output, pull, ship, stop, text, wait};
@@ -159,9 +159,17 @@ impl Up {
         let mut again = true;
         let mut accepted = Vec::new();
         loop {
+            let since = SystemTime::now();
             let sent = shipping.ship(jobs).await?;
             match self.submit(shipping.link, jobs, &mut accepted).await {
-                Ok(()) => return Ok((accepted, sent)),
+                Ok(()) => {
+                    accepted.iter().zip(jobs).filter(|(_, job)| ship::travels(job)).for_each(
+                        |(accepted, _)| {
+                            receive::submitted(&accepted.id, since);
+                        },
+                    );
+                    return Ok((accepted, sent));
+                }
                 // The coordinator lost some of it since it was asked: its disk was damaged, say.
                 Err(failure) if failure.reason == "MISSING_CONTENT" && again => again = false,
                 Err(failure) => return Err(failure),

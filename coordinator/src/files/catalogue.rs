@@ -52,6 +52,8 @@ pub(crate) struct Catalogue {
     file: Arc<DatabaseFile>,
     /// After a failed write the file must be opened again before the next.
     failed: Arc<AtomicBool>,
+    /// Files of one job.
+    limit: u64,
     /// Woken after each report.
     pub(crate) news: Arc<Watchers>,
 }
@@ -62,12 +64,12 @@ impl Catalogue {
     }
 
     fn on(file: DatabaseFile) -> Self {
-        Self { file: Arc::new(file), failed: Arc::default(), news: Arc::default() }
+        Self { file: Arc::new(file), failed: Arc::default(), limit: MAX_ARTIFACTS, news: Arc::default() }
     }
 
     /// Keeps these, durably. One that is known just so keeps its sequence.
     pub(crate) fn report(&self, job: &JobId, artifacts: &[Artifact]) -> Result<(), CatalogueError> {
-        if !self.write(|tx| keep(tx, job.as_str(), artifacts))? {
+        if !self.write(|tx| keep(tx, job.as_str(), artifacts, self.limit))? {
             return Err(CatalogueError::TooMany(job.clone()));
         }
         self.news.wake(job);
@@ -153,7 +155,7 @@ impl Catalogue {
 }
 
 /// Writes the artifacts; false, and nothing, if they are too many.
-fn keep(tx: &WriteTransaction, job: &str, artifacts: &[Artifact]) -> Result<bool, redb::Error> {
+fn keep(tx: &WriteTransaction, job: &str, artifacts: &[Artifact], limit: u64) -> Result<bool, redb::Error> {
     let (mut rows, mut newest, mut jobs) =
         (tx.open_table(ARTIFACTS)?, tx.open_table(NEWEST)?, tx.open_table(JOBS)?);
     let (mut last, mut files) = jobs.get(job)?.map_or((0, 0), |row| row.value());
@@ -161,7 +163,7 @@ fn keep(tx: &WriteTransaction, job: &str, artifacts: &[Artifact]) -> Result<bool
     for artifact in artifacts {
         added += u64::from(newest.get(key(job, artifact))?.is_none());
     }
-    if files.saturating_add(added) > MAX_ARTIFACTS {
+    if files.saturating_add(added) > limit {
         return Ok(false);
     }
     for artifact in artifacts {
@@ -268,13 +270,14 @@ mod tests {
     fn a_job_with_too_many_files_is_refused_whole_but_may_still_replace_them() {
         let dir = tempfile::tempdir().unwrap();
         let catalogue = Catalogue::open(&dir.path().join("artifacts.redb")).unwrap();
-        let many: Vec<_> = (0..MAX_ARTIFACTS).map(|n| artifact(&n.to_string(), 0, 1)).collect();
-        catalogue.report(&job("j"), &many).unwrap();
-        let more = catalogue.report(&job("j"), &[artifact("0", 0, 2), artifact("new", 0, 1)]);
+        let catalogue = Catalogue { limit: 3, ..catalogue };
+        let three = ["a", "b", "c"].map(|path| artifact(path, 0, 1));
+        catalogue.report(&job("j"), &three).unwrap();
+        let more = catalogue.report(&job("j"), &[artifact("a", 0, 2), artifact("new", 0, 1)]);
         assert!(matches!(more, Err(CatalogueError::TooMany(_))));
-        assert_eq!(listed(&catalogue, "j", MAX_ARTIFACTS), []);
-        catalogue.report(&job("j"), &[artifact("0", 0, 2)]).unwrap();
-        assert_eq!(listed(&catalogue, "j", MAX_ARTIFACTS), [row(MAX_ARTIFACTS + 1, "0", 0, 2)]);
+        assert_eq!(listed(&catalogue, "j", 3), []);
+        catalogue.report(&job("j"), &[artifact("a", 0, 2)]).unwrap();
+        assert_eq!(listed(&catalogue, "j", 3), [row(4, "a", 0, 2)]);
     }
 
     #[test]

@@ -173,7 +173,7 @@ impl Blobs {
     }
 
     /// The size of a blob, which counts as asked for now; `None` if it is not here.
-    pub(crate) fn size(&self, digest: &Digest) -> io::Result<Option<u64>> {
+    fn size(&self, digest: &Digest) -> io::Result<Option<u64>> {
         if !self.touch(digest)? {
             return Ok(None);
         }
@@ -181,6 +181,24 @@ impl Blobs {
             Ok(found) => Ok(Some(found.len())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The size of a blob as [`Self::size`] tells it, if it is `expected`. If not, the blob is read: one
+    /// that is damaged is put aside, and is not here.
+    pub(crate) fn size_checked(&self, digest: &Digest, expected: u64) -> Result<Option<u64>, BlobError> {
+        let found = self.size(digest)?;
+        if found.is_none_or(|found| found == expected) {
+            return Ok(found);
+        }
+        let mut reader = BlobReader::over(self, vec![*digest]);
+        loop {
+            match reader.next() {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(found),
+                Err(BlobError::Damaged(_) | BlobError::Unknown(_)) => return Ok(None),
+                Err(error) => return Err(error),
+            }
         }
     }
 

@@ -54,7 +54,9 @@ impl BlobWriter {
         if size > MAX_BLOB {
             return Err(BlobError::TooLarge { digest, size });
         }
-        let known = self.store.touch(&digest)? || self.batch.iter().any(|(known, _)| *known == digest);
+        // One of another size was damaged on the disk, if this one's hash is right.
+        let known =
+            self.store.size(&digest)? == Some(size) || self.batch.iter().any(|(known, _)| *known == digest);
         self.current = Some(match known {
             true => Current { digest, size, path: None, writer: HashedWriter::new(None, size), _space: None },
             false => {

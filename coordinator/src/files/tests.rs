@@ -122,6 +122,23 @@ fn a_damaged_blob_is_named_put_aside_and_can_be_stored_again() {
 }
 
 #[test]
+fn a_blob_that_lost_bytes_is_stored_anew_and_one_whose_size_is_told_wrong_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = open(dir.path());
+    let hello = digest(b"hello");
+    let lose_bytes = || std::fs::write(blobs.path(&hello), b"hell").unwrap();
+    store(&blobs, &[b"hello"]).unwrap();
+    lose_bytes();
+    store(&blobs, &[b"hello"]).unwrap();
+    assert_eq!(read(&blobs, &[hello]).unwrap(), [b"hello"]);
+    assert_eq!(blobs.size_checked(&hello, 5).unwrap(), Some(5));
+    assert_eq!(blobs.size_checked(&hello, 6).unwrap(), Some(5));
+    lose_bytes();
+    assert_eq!(blobs.size_checked(&hello, 5).unwrap(), None);
+    assert_eq!(blobs.missing(&[hello]).unwrap(), [hello]);
+}
+
+#[test]
 fn a_reader_that_found_damage_leaves_the_good_blob_alone_that_took_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = open(dir.path());

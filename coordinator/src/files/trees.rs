@@ -49,7 +49,7 @@ impl Blobs {
             let Kind::File { size, digest } = kind else { continue };
             files += 1;
             bytes = bytes.saturating_add(*size);
-            match self.size(digest).map_err(BlobError::from)? {
+            match self.size_checked(digest, *size)? {
                 None => {
                     missing += 1;
                     first.get_or_insert(path);

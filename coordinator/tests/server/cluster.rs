@@ -120,18 +120,20 @@ async fn health_and_both_reflections_answer() {
 }
 
 #[tokio::test]
-async fn checkpoints_whose_ledger_is_gone_or_empty_are_refused_and_not_swept_away() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(dir.path());
-    let shard = options.data_dir.join("checkpoints/j1/1-10/rank-0");
-    std::fs::create_dir_all(&shard).unwrap();
-    std::fs::write(options.data_dir.join("ledger.redb"), "").unwrap();
-    // The second start finds the ledger that the first one made.
-    for _ in 0..2 {
-        let serving = serve(options.clone(), std::future::pending());
-        let refusal = soon("a refusal", serving).await.unwrap_err().to_string();
-        assert!(refusal.contains("ledger.redb is missing or empty"), "{refusal}");
-        assert!(refusal.contains("checkpoints/j1"), "{refusal}");
-        assert!(shard.is_dir());
+async fn checkpoints_and_blobs_whose_ledger_is_gone_or_empty_are_refused_and_not_swept_away() {
+    for (place, kept) in [("checkpoints/j1", "1-10/rank-0"), ("blobs/ab", "cdef")] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(dir.path());
+        let kept = options.data_dir.join(place).join(kept);
+        std::fs::create_dir_all(&kept).unwrap();
+        std::fs::write(options.data_dir.join("ledger.redb"), "").unwrap();
+        // The second start finds the ledger that the first one made.
+        for _ in 0..2 {
+            let serving = serve(options.clone(), std::future::pending());
+            let refusal = soon("a refusal", serving).await.unwrap_err().to_string();
+            assert!(refusal.contains("ledger.redb is missing or empty"), "{refusal}");
+            assert!(refusal.contains(place), "{refusal}");
+            assert!(kept.is_dir());
+        }
     }
 }

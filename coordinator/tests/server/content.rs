@@ -69,8 +69,12 @@ async fn a_submit_is_refused_until_all_of_its_content_is_there() {
     another.spec.as_mut().unwrap().container.as_mut().unwrap().secrets = vec![grant.into()];
     refused(&coordinator, another, "is not stored here").await;
     let job = submit(&coordinator, request()).await.unwrap();
-    std::fs::remove_file(path_of(coordinator.dir.path(), b"22")).unwrap();
+    // A file that lost bytes on the coordinator's disk is missing, and can be sent again.
+    std::fs::write(path_of(coordinator.dir.path(), b"22"), b"2").unwrap();
     refused(&coordinator, with_tree("b", tree.clone()), "\"b\" the first").await;
+    assert_eq!(missing(channel, &[b"22"]).await.len(), 1);
+    store(channel, &[b"22"]).await.unwrap();
+    submit(&coordinator, with_tree("b", tree.clone())).await.unwrap();
     assert_eq!(coordinator.job("a").await.id, job.id);
     coordinator.stop().await;
 }
@@ -206,21 +210,29 @@ async fn the_files_of_a_job_go_when_it_is_forgotten() {
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let coordinator = Coordinator::start_in(dir, |o| o.blobs.sweep_every = Duration::from_millis(100)).await;
     let manifest = manifest(&[("a", b"tree")]);
-    store(&coordinator.channel, &[&manifest.encode(), b"tree"]).await.unwrap();
+    store(&coordinator.channel, &[&manifest.encode(), b"tree", b"returned"]).await.unwrap();
+    let mut agent = Agent::connect(coordinator.channel.clone(), "n1").await;
     let job = submit(&coordinator, with_tree("a", manifest.reference())).await.unwrap();
-    let stop = async |job: String| {
-        coordinator.jobs().stop_job(v1::StopJobRequest { job, grace_ms: None }).await.unwrap();
-    };
-    stop(job.id.clone()).await;
+    agent.run().await;
+    agent.report_artifacts(&job.id, 1, vec![artifact("out", b"returned")]).await.unwrap();
+    agent.end(0).await;
+    drop(agent);
+    // From then on nothing is placed.
+    eventually("the end of the session", async || {
+        let nodes = coordinator.cluster().list_nodes(v1::ListNodesRequest {}).await.unwrap();
+        (nodes.into_inner().nodes[0].state() != v1::NodeState::Ready).then_some(())
+    })
+    .await;
     age(coordinator.dir.path());
     // As many as are remembered.
     for n in 0..1_000 {
-        let job = coordinator.submit(&format!("b{n}")).await;
-        stop(job.id).await;
+        let job = coordinator.submit(&format!("b{n}")).await.id;
+        coordinator.jobs().stop_job(v1::StopJobRequest { job, grace_ms: None }).await.unwrap();
     }
     let gone = v1::GetJobRequest { job: job.id };
     assert_eq!(reason(coordinator.jobs().get_job(gone).await), "UNKNOWN_JOB");
-    swept(coordinator.dir.path(), b"tree").await;
-    swept(coordinator.dir.path(), &manifest.encode()).await;
+    for content in [&manifest.encode(), b"tree".as_slice(), b"returned"] {
+        swept(coordinator.dir.path(), content).await;
+    }
     coordinator.stop().await;
 }

@@ -9,7 +9,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tracing::warn;
 
-use crate::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use crate::{CONNECTION_WINDOW, FRAME, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, STREAM_WINDOW};
 
 /// How long open calls may take to end after shutdown began; streams without end must listen to
 /// [`Shutdown`] themselves to be done in time.
@@ -85,6 +85,9 @@ pub async fn serve_unix(
 
 fn server() -> Server {
     Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
 }

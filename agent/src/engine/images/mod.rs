@@ -51,6 +51,8 @@ pub struct Image {
     pub size: u64,
     /// Where its programs start unless the job says otherwise; empty is `/`.
     pub working_dir: String,
+    /// Whom its containers run as unless they say otherwise; empty is root.
+    pub user: String,
 }
 
 /// Which image, and where from.
@@ -203,11 +205,13 @@ fn described(image: &ImageInspect, reference: Option<&Reference>) -> Image {
     let digest = reference.and_then(|reference| {
         digests.filter_map(|text| text.split_once('@')).find(|(name, _)| reference.is_named(name))
     });
+    let config = image.config.as_ref();
     Image {
         id: image.id.clone().unwrap_or_default(),
         digest: digest.map(|(_, digest)| digest.to_owned()),
         size: image.size.and_then(|size| size.try_into().ok()).unwrap_or_default(),
-        working_dir: image.config.as_ref().and_then(|c| c.working_dir.clone()).unwrap_or_default(),
+        working_dir: config.and_then(|c| c.working_dir.clone()).unwrap_or_default(),
+        user: config.and_then(|c| c.user.clone()).unwrap_or_default(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use convoke_model::Digest;
@@ -41,12 +42,18 @@ impl Inner {
     /// Down to the limit, and further while the disk is low.
     pub(super) fn tidy(&self) -> io::Result<()> {
         let lack = Space::at(self.dirs.root())?.lack();
-        self.evict(|size| size.saturating_sub(self.limit).max(lack))
+        // A look through a large cache takes seconds.
+        if lack == 0 && !self.may_exceed.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let left = self.evict(|size| size.saturating_sub(self.limit).max(lack))?;
+        self.may_exceed.fetch_or(left > 0, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Frees so many bytes, as far as that can be done.
     pub(super) fn make_room(&self, wanted: u64) -> io::Result<()> {
-        self.evict(|_| wanted)
+        self.evict(|_| wanted).map(drop)
     }
 
     /// Evicts one tree, whoever holds it.
@@ -58,12 +65,13 @@ impl Inner {
         Ok(())
     }
 
-    /// Evicts until as many bytes as `excess` says of the cache's size are freed, or nothing more may go.
-    fn evict(&self, excess: impl FnOnce(u64) -> u64) -> io::Result<()> {
+    /// Evicts until as many bytes as `excess` says of the cache's size are freed, or nothing more may go;
+    /// returns what is still too much.
+    fn evict(&self, excess: impl FnOnce(u64) -> u64) -> io::Result<u64> {
         let mut contents = Contents::read(&self.dirs)?;
         let mut excess = excess(contents.size());
         if excess == 0 {
-            return Ok(());
+            return Ok(0);
         }
         excess = excess.saturating_sub(contents.drop_orphans(&self.dirs));
         let mut kept: BTreeSet<Digest> = self.holds.held().into_iter().collect();
@@ -77,7 +85,7 @@ impl Inner {
         if before > excess {
             info!("the file cache gave back {}", bytes(before - excess));
         }
-        Ok(())
+        Ok(excess)
     }
 }
 

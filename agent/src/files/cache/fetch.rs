@@ -37,6 +37,9 @@ const STALL: Duration = Duration::from_secs(60);
 /// A stream gives up after failing for so long without a byte in between: a coordinator's restart is
 /// shorter, and another node may reach it better.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A coordinator that is busy with others lets a stream wait for so long in all: it serves some tens at a
+/// time, and a large gang has hundreds.
+const BUSY: Duration = Duration::from_secs(600);
 /// Tries in a row that bring no blob to its end, bytes or not: what breaks so often will not pass.
 const TRIES: usize = 20;
 /// How often progress is told: each time is a commit of the coordinator's.
@@ -65,6 +68,7 @@ impl Inner {
         if self.dirs.stored(digest).exists() {
             return Ok(None);
         }
+        self.may_exceed.store(true, Ordering::Relaxed);
         let missing = Missing::new(self.dirs.missing(manifest), self.pending.clone());
         let needed = self.pending.load(Ordering::Relaxed);
         let shortage = || Ok(Space::at(self.dirs.root())?.shortage(needed));
@@ -143,28 +147,63 @@ pub(super) async fn all(
 /// One stream: batch after batch, over any number of broken connections.
 async fn stream(inner: &Arc<Inner>, missing: &Arc<Missing>, owner: Owner) -> Result<(), FetchError> {
     let mut batch = missing.take_batch();
-    let (mut backoff, mut heard, mut tries) = (Backoff::default(), Instant::now(), 0);
+    let mut patience = Patience::default();
     while !batch.is_empty() {
         let before = batch.len();
         let Attempt { left, bytes, outcome } = attempt(inner, missing, batch, owner).await;
         batch = left;
-        if bytes > 0 {
-            heard = Instant::now();
-        }
-        if batch.len() < before {
-            (tries, backoff) = (0, Backoff::default());
-        }
+        patience.heard(bytes > 0, batch.len() < before);
         match outcome {
             Ok(()) => batch = missing.take_batch(),
-            Err(error) if tries < TRIES && heard.elapsed() < PATIENCE && passes(&error) => {
-                tries += 1;
+            Err(error) if patience.stands(&error) => {
                 warn!("fetching files: {error}; trying again");
-                backoff.pause().await;
+                patience.backoff.pause().await;
             }
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// How long a stream still tries.
+struct Patience {
+    backoff: Backoff,
+    /// The last byte.
+    byte: Instant,
+    /// The last blob.
+    blob: Instant,
+    tries: usize,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { backoff: Backoff::default(), byte: Instant::now(), blob: Instant::now(), tries: 0 }
+    }
+}
+
+impl Patience {
+    fn heard(&mut self, byte: bool, blob: bool) {
+        if byte {
+            self.byte = Instant::now();
+        }
+        if blob {
+            *self = Self::default();
+        }
+    }
+
+    /// Whether there is another try after this.
+    fn stands(&mut self, error: &FetchError) -> bool {
+        if is_busy(error) {
+            self.byte = Instant::now();
+            return self.blob.elapsed() < BUSY;
+        }
+        self.tries += 1;
+        self.tries < TRIES && self.byte.elapsed() < PATIENCE && passes(error)
+    }
+}
+
+fn is_busy(error: &FetchError) -> bool {
+    matches!(error, FetchError::Status(status) if convoke_proto::reason(status).as_deref() == Some("BUSY"))
 }
 
 /// Whether the same may succeed soon.

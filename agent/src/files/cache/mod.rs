@@ -32,6 +32,7 @@ mod receive;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use convoke_model::{Digest, TreeRef};
 use convoke_tree::{Manifest, ManifestError};
@@ -89,6 +90,8 @@ struct Inner {
     holds: Holds,
     /// Bytes that it may have.
     limit: u64,
+    /// It may have more: something came since that was looked at, or what is in use did not let it shrink.
+    may_exceed: AtomicBool,
     /// Held for moments: while a tree is taken up, and while others are evicted. So an eviction
     /// knows every tree that anybody has begun to use.
     gate: Arc<Mutex<()>>,
@@ -118,6 +121,7 @@ impl Cache {
             dirs,
             link,
             limit,
+            may_exceed: AtomicBool::new(true),
             holds: Holds::default(),
             gate: Arc::default(),
             turns: Turns::default(),
@@ -185,6 +189,7 @@ impl Cache {
     ) -> Result<PathBuf, LayError> {
         let turn = self.0.turns.take(tree.digest).await;
         let (dirs, digest, manifest) = (self.0.dirs.clone(), tree.digest, tree.manifest.clone());
+        self.0.may_exceed.store(true, Ordering::Relaxed);
         let worker = supervisor.worker();
         blocking(move || {
             // Until the thread is done, whoever else waits for it.

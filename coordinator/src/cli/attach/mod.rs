@@ -88,14 +88,18 @@ impl Attachment {
         !self.running.contains(&true) && self.bringing.contains(&true)
     }
 
+    /// How long the next update is waited for. Jobs end, and so do the streams of their files, by
+    /// themselves or by the link's patience; last lines that are missing are no reason to hang.
+    fn patience(&self) -> Option<Duration> {
+        let to_come = self.running.contains(&true) || self.bringing.contains(&true);
+        (!to_come).then_some(TAIL)
+    }
+
     /// The next update; `None` when all jobs have ended and nothing more comes. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Update>, Failure> {
-        let next = if self.running.contains(&true) || self.bringing.contains(&true) {
-            // The stream of files ends by itself, or by the link's patience.
-            self.updates.recv().await
-        } else {
-            // The jobs' end is known; missing last lines are no reason to hang.
-            tokio::time::timeout(TAIL, self.updates.recv()).await.unwrap_or_default()
+        let next = match self.patience() {
+            None => self.updates.recv().await,
+            Some(limit) => tokio::time::timeout(limit, self.updates.recv()).await.unwrap_or_default(),
         };
         let Some(update) = next.transpose()? else { return Ok(None) };
         match &update.what {
@@ -149,5 +153,27 @@ async fn bring(
         if sender.send(what.map(|what| Update { job, what })).await.is_err() || last {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn files_are_waited_for_as_long_as_they_take_and_last_lines_are_not() {
+        let (sender, updates) = mpsc::channel(QUEUE);
+        let mut attachment =
+            Attachment { updates, running: vec![true], bringing: vec![true], _tasks: JoinSet::new() };
+        assert_eq!(attachment.patience(), None);
+        let ended = v1::Job { state: v1::JobState::Succeeded.into(), ..Default::default() };
+        for what in [What::Job(Box::new(ended)), What::Files(Vec::new())] {
+            sender.send(Ok(Update { job: 0, what })).await.unwrap();
+            attachment.next().await.unwrap();
+            assert_eq!((attachment.patience(), attachment.only_files_are_to_come()), (None, true));
+        }
+        sender.send(Ok(Update { job: 0, what: What::FilesOver })).await.unwrap();
+        attachment.next().await.unwrap();
+        assert_eq!((attachment.patience(), attachment.only_files_are_to_come()), (Some(TAIL), false));
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
 use convoke_model::{Artifact, Digest};
@@ -55,12 +55,12 @@ pub(super) async fn fetch(
     let mut waiting: VecDeque<Expected> = expected.into();
     let mut done = Vec::new();
     let mut backoff = Backoff::default();
-    let mut wrong = 0;
+    let (mut wrong, mut busy_since) = (0, None);
     while !waiting.is_empty() {
         let some: Vec<_> = waiting.iter().take(REQUEST).cloned().collect();
         let (outcomes, end) = request(link, writer, some, bar).await;
         if !outcomes.is_empty() {
-            (backoff, wrong) = (Backoff::default(), 0);
+            (backoff, wrong, busy_since) = (Backoff::default(), 0, None);
         }
         let arrived: Vec<_> = waiting.drain(..outcomes.len()).collect();
         done.extend(arrived.into_iter().zip(outcomes));
@@ -72,7 +72,10 @@ pub(super) async fn fetch(
                     done.extend(lost(link, &mut waiting).await?);
                     status.message().to_owned()
                 }
-                Some("BUSY" | "STALLED") => {
+                // Others fetch too, or this machine slept: no reason to say that it went away.
+                Some("BUSY" | "STALLED")
+                    if busy_since.get_or_insert_with(Instant::now).elapsed() < link.patience() =>
+                {
                     backoff.pause().await;
                     continue;
                 }

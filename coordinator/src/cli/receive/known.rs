@@ -1,10 +1,12 @@
-//! Which local files may be replaced by what comes back: those that are as they were at submit, and
-//! those that came back from the same job before. Any other is the user's own work.
+//! Which local files may be replaced by what comes back: those that nobody touched since the submit,
+//! those that are as they were sent, and those that came back from the same job before. Any other is the
+//! user's own work.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use convoke_model::Digest;
 use convoke_tree::Kind;
@@ -25,14 +27,27 @@ pub(crate) enum Was<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     sent: Sent,
+    /// When the job was submitted from this machine, by its clock; nanoseconds since 1970.
+    submitted: Option<i64>,
     received: HashMap<PathBuf, Digest>,
     record: Option<File>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line {
-    path: PathBuf,
-    sha256: Digest,
+#[serde(untagged)]
+enum Line {
+    Submitted { submitted_unix_ns: i64 },
+    Received { path: PathBuf, sha256: Digest },
+}
+
+/// File systems date changes by a clock that lags behind a little.
+const LAG: Duration = Duration::from_secs(1);
+
+/// Remembers that job `id` was submitted from here, and that its files were looked at from `since` on.
+pub(crate) fn submitted(id: &str, since: SystemTime) {
+    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(LAG);
+    let submitted_unix_ns = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
+    Known::open(id, Sent::new()).note(&Line::Submitted { submitted_unix_ns });
 }
 
 impl Known {
@@ -45,27 +60,39 @@ impl Known {
     }
 
     pub(super) fn read(path: &Path, sent: Sent) -> Self {
-        let mut received = HashMap::new();
+        let (mut received, mut submitted) = (HashMap::new(), None);
         if let Ok(file) = File::open(path) {
             // A line that a crash cut in half is one that is not known.
             let lines = BufReader::new(file).lines().map_while(io::Result::ok);
             for line in lines.filter_map(|line| serde_json::from_str::<Line>(&line).ok()) {
-                received.insert(line.path, line.sha256);
+                match line {
+                    Line::Submitted { submitted_unix_ns } => submitted = Some(submitted_unix_ns),
+                    Line::Received { path, sha256 } => _ = received.insert(path, sha256),
+                }
             }
         }
         let record = File::options().create(true).append(true).open(path).ok();
-        Self { sent, received, record }
+        Self { sent, submitted, received, record }
     }
 
     /// Notes that `digest` was written to a place.
     pub(crate) fn wrote(&mut self, place: &Place, digest: Digest) {
-        let line = Line { path: place.absolute(), sha256: digest };
+        let path = place.absolute();
+        self.note(&Line::Received { path: path.clone(), sha256: digest });
+        self.received.insert(path, digest);
+    }
+
+    fn note(&mut self, line: &Line) {
         // Half a line of an earlier crash must not swallow this one; a record that cannot be written
-        // only means that a later pull asks before it replaces.
-        if let (Some(record), Ok(text)) = (&mut self.record, serde_json::to_string(&line)) {
+        // only means that a later pull leaves files alone that it could replace.
+        if let (Some(record), Ok(text)) = (&mut self.record, serde_json::to_string(line)) {
             let _ = record.write_all(format!("\n{text}\n").as_bytes());
         }
-        self.received.insert(line.path, digest);
+    }
+
+    /// True if a file that was last touched then, in nanoseconds since 1970, is as the submit found it.
+    pub(crate) fn is_untouched(&self, changed: i64) -> bool {
+        self.submitted.is_some_and(|submitted| changed < submitted)
     }
 
     /// True if what lies at a place is not the user's own work.
@@ -144,5 +171,16 @@ mod tests {
         let known = Known::read(&path, Sent::new());
         assert!(known.may_replace(&place("a"), Was::File(Digest([2; 32]))));
         assert!(!known.may_replace(&place("a"), Was::File(Digest([1; 32]))));
+    }
+
+    #[test]
+    fn what_was_last_touched_before_the_submit_is_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("job.jsonl");
+        let mut known = Known::read(&path, Sent::new());
+        assert!(!known.is_untouched(5), "nothing is known of a job of another machine");
+        known.note(&Line::Submitted { submitted_unix_ns: 10 });
+        let known = Known::read(&path, Sent::new());
+        assert!(known.is_untouched(9) && !known.is_untouched(10));
     }
 }

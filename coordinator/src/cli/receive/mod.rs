@@ -27,6 +27,7 @@ use fetch::Expected;
 use known::Known;
 use write::Writer;
 
+pub(crate) use known::submitted;
 pub(crate) use place::{Place, Places};
 pub(crate) use source::Artifacts;
 pub(crate) use story::{Back, json};

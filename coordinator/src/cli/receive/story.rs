@@ -63,7 +63,7 @@ impl Back {
             return None;
         }
         let mounts: Vec<_> = self.mounts.iter().map(String::as_str).collect();
-        let files = files(self.came.len());
+        let files = text::files(self.came.len() as u64);
         Some(format!(
             "{files} came back into {} ({})",
             mounts.join(", "),
@@ -86,8 +86,10 @@ impl Back {
     /// Whether all that was to come is here.
     pub(crate) fn outcome(&self, job: &str) -> Result<(), Failure> {
         let Some((_, problem)) = self.failed.first_key_value() else { return Ok(()) };
-        let message =
-            format!("{} of {job} did not come back; the first: {problem}", files(self.failed.len()));
+        let message = format!(
+            "{} of {job} did not come back; the first: {problem}",
+            text::files(self.failed.len() as u64)
+        );
         Err(Failure::new(exit::FAILED, "FILES_NOT_WRITTEN", message)
             .hint(format!("once that is mended, `convoke pull {job}` brings what is not here yet")))
     }
@@ -102,12 +104,12 @@ fn arrived(new: &[&Came]) -> Vec<String> {
     let bytes = new.iter().map(|file| file.artifact.size).sum();
     let mounts: BTreeSet<_> = new.iter().map(|file| file.place.mount.as_str()).collect();
     let mounts: Vec<_> = mounts.into_iter().collect();
-    vec![format!("{} came back into {} ({})", files(new.len()), mounts.join(", "), text::size(bytes))]
-}
-
-fn files(n: usize) -> String {
-    let count = text::grouped(n as u64);
-    if n == 1 { format!("{count} file") } else { format!("{count} files") }
+    vec![format!(
+        "{} came back into {} ({})",
+        text::files(new.len() as u64),
+        mounts.join(", "),
+        text::size(bytes)
+    )]
 }
 
 /// As the user would call it: from the directory of the job file.

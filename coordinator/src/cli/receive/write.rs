@@ -116,8 +116,13 @@ impl Writer {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Local::Free),
             Err(e) => return Err(e),
         };
+        let changed = metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec());
+        let untouched = self.known.is_untouched(changed) && !metadata.is_dir();
         let free = |was| if self.known.may_replace(place, was) { Local::Free } else { Local::Changed };
         if metadata.is_symlink() {
+            if untouched {
+                return Ok(Local::Free);
+            }
             let target = dir.read_link_contents(path)?;
             return Ok(target.to_str().map_or(Local::Changed, |target| free(Was::Symlink(target))));
         }
@@ -128,7 +133,10 @@ impl Writer {
             Some((seen, digest)) if *seen == look(&metadata) => *digest,
             _ => hash(dir, path)?,
         };
-        Ok(if digest == artifact.digest { Local::Same } else { free(Was::File(digest)) })
+        if digest == artifact.digest {
+            return Ok(Local::Same);
+        }
+        Ok(if untouched { Local::Free } else { free(Was::File(digest)) })
     }
 }
 

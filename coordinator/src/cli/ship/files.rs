@@ -23,21 +23,42 @@ pub(crate) type Sent = BTreeMap<String, Arc<Manifest>>;
 /// What was scanned, by its path.
 type Trees = BTreeMap<PathBuf, Tree>;
 
+/// What the jobs name, as it was when it was looked at.
+pub(super) struct Looked {
+    wanted: Vec<Wanted>,
+    trees: Trees,
+    cache: DigestCache,
+}
+
 impl Shipping<'_> {
-    /// Ships what the jobs name and fills it into their specs; `None` where they name nothing.
-    pub(super) async fn files(&self, jobs: &mut [JobSpec]) -> Result<(Vec<Sent>, Option<Tally>), Failure> {
+    /// Reads what the jobs name, and refuses what cannot travel; makes directories that are not there.
+    pub(super) async fn look(&self, jobs: &[JobSpec]) -> Result<Looked, Failure> {
         let wanted = sources::wanted(jobs);
-        let mut sent = vec![Sent::new(); jobs.len()];
         if wanted.is_empty() {
-            return Ok((sent, None));
+            return Ok(Looked { wanted, trees: Trees::new(), cache: DigestCache::default() });
         }
         for missing in wanted.iter().filter(|w| w.is_missing_directory()) {
             missing.make_directory()?;
             self.screen.note(&format!("{} was not there: made, empty", missing.shown));
         }
-        let (trees, tally) = self.send_all(jobs, &wanted).await?;
-        for one in &wanted {
-            if let Some(tree) = trees.get(&one.path) {
+        let mut cache = self.cache(jobs);
+        let trees = self.scan(&wanted, &mut cache).await?;
+        Ok(Looked { wanted, trees, cache })
+    }
+
+    /// Sends what was looked at and fills it into the specs; `None` where there is nothing.
+    pub(super) async fn files(
+        &self,
+        jobs: &mut [JobSpec],
+        looked: Looked,
+    ) -> Result<(Vec<Sent>, Option<Tally>), Failure> {
+        let mut sent = vec![Sent::new(); jobs.len()];
+        if looked.wanted.is_empty() {
+            return Ok((sent, None));
+        }
+        let (looked, tally) = self.send_all(looked).await?;
+        for one in &looked.wanted {
+            if let Some(tree) = looked.trees.get(&one.path) {
                 one.fill(jobs, &tree.reference);
                 sent[one.job].insert(one.shown.clone(), tree.manifest.clone());
             }
@@ -45,23 +66,22 @@ impl Shipping<'_> {
         Ok((sent, Some(tally)))
     }
 
-    /// Scans and sends; once more from the start if files changed in between.
-    async fn send_all(&self, jobs: &[JobSpec], wanted: &[Wanted]) -> Result<(Trees, Tally), Failure> {
-        let mut cache = self.cache(jobs);
+    /// Sends; once more from the start if files changed in between.
+    async fn send_all(&self, mut looked: Looked) -> Result<(Looked, Tally), Failure> {
         let mut again = true;
         loop {
-            let trees = self.scan(wanted, &mut cache).await?;
-            let all = || trees.values();
+            let all = || looked.trees.values();
             let lacking = missing(self.link, all().flat_map(Tree::digests)).await?;
             let tally = Tally::of(all(), &lacking);
             match self.send("shipping", all(), &lacking).await {
-                Ok(()) => return Ok((trees, tally)),
-                Err(UploadError::Failed(failure)) => return Err(failure),
+                Ok(()) => return Ok((looked, tally)),
                 Err(UploadError::Changed(paths)) if again => {
-                    paths.iter().for_each(|path| cache.forget(path));
+                    paths.iter().for_each(|path| looked.cache.forget(path));
+                    looked.trees = self.scan(&looked.wanted, &mut looked.cache).await?;
                     again = false;
                 }
                 Err(UploadError::Changed(paths)) => return Err(scan::changed(&paths)),
+                Err(UploadError::Failed(failure)) => return Err(failure),
             }
         }
     }
@@ -92,8 +112,19 @@ impl Shipping<'_> {
         }
     }
 
-    /// Each place once, whoever names it.
+    /// Scans all; what was read before a refusal is remembered too.
     async fn scan(&self, wanted: &[Wanted], cache: &mut DigestCache) -> Result<Trees, Failure> {
+        let trees = self.scan_each(wanted, cache).await;
+        if let Err(error) = cache.save() {
+            self.screen.note(&format!("note: what was read is not remembered for the next time: {error}"));
+        }
+        let trees = trees?;
+        self.check_limit(wanted, &trees)?;
+        Ok(trees)
+    }
+
+    /// Each place once, whoever names it.
+    async fn scan_each(&self, wanted: &[Wanted], cache: &mut DigestCache) -> Result<Trees, Failure> {
         let mut trees = Trees::new();
         for one in wanted {
             if !trees.contains_key(&one.path) {
@@ -102,10 +133,6 @@ impl Shipping<'_> {
                 trees.insert(one.path.clone(), tree);
             }
         }
-        if let Err(error) = cache.save() {
-            self.screen.note(&format!("note: what was read is not remembered for the next time: {error}"));
-        }
-        self.check_limit(wanted, &trees)?;
         Ok(trees)
     }
 
@@ -123,8 +150,12 @@ impl Shipping<'_> {
                 parts.sort_by(|a, b| b.cmp(a));
                 let parts: Vec<_> =
                     parts.iter().map(|(bytes, shown)| format!("{shown} {}", text::size(*bytes))).collect();
-                let message =
-                    scan::too_large("what the job mounts", bytes, self.args.limit(), &parts.join(", "));
+                let message = scan::too_large(
+                    "what the job mounts",
+                    bytes,
+                    self.args.limit(),
+                    &format!(" ({})", parts.join(", ")),
+                );
                 return Err(Failure::new(exit::FAILED, "TOO_LARGE", message).hint(scan::TOO_LARGE_ADVICE));
             }
         }

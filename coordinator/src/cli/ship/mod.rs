@@ -79,12 +79,14 @@ impl Shipping<'_> {
     /// Makes what `jobs` need available to the nodes and writes into the specs what that is. What each
     /// job's mounts held comes back, for the time when files return.
     pub(crate) async fn ship(&self, jobs: &mut [JobSpec]) -> Result<Vec<Sent>, Failure> {
+        // What cannot travel is refused before anything is built or sent.
+        let looked = self.look(jobs).await?;
         if jobs.iter().any(travels) {
             // Beside the work: it is about files that nobody has used for months.
             tokio::task::spawn_blocking(super::cache::sweep);
             self.images(jobs).await?;
         }
-        let (sent, tally) = self.files(jobs).await?;
+        let (sent, tally) = self.files(jobs, looked).await?;
         if let Some(tally) = tally {
             self.screen.tell("shipped", &tally.json(), &tally.sentence("shipped"));
         }

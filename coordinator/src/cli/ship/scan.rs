@@ -78,7 +78,7 @@ fn show(bar: &ProgressBar, progress: &Progress) {
         bar.set_length(total);
     }
     bar.set_position(read(&progress.bytes));
-    bar.set_message(format!("in {} entries", text::grouped(read(&progress.entries))));
+    bar.set_message(format!("({} seen)", text::grouped(read(&progress.entries))));
 }
 
 fn tell_large(screen: &Screen, shown: &str, scanned: &Scanned) {
@@ -87,17 +87,18 @@ fn tell_large(screen: &Screen, shown: &str, scanned: &Scanned) {
         return;
     }
     screen.note(&format!(
-        "warning: {shown} is large: {} in {} files ({}); a .convokeignore leaves out what the job does not need",
+        "warning: {shown} is large: {} in {}{}; a .convokeignore leaves out what the job does not need",
         text::size(reference.bytes),
-        text::grouped(reference.files),
-        parts(&scanned.largest),
+        text::files(reference.files),
+        parts(&scanned.largest, reference.bytes),
     ));
 }
 
-/// `data 3.1 GiB, .git 0.4 GiB`.
-fn parts(largest: &[Part]) -> String {
-    let part = |part: &Part| format!("{} {}", part.path, text::size(part.bytes));
-    largest.iter().map(part).collect::<Vec<_>>().join(", ")
+/// ` (data 3.1 GiB, .git 0.4 GiB)`: what is a good part of all, if anything is.
+fn parts(largest: &[Part], bytes: u64) -> String {
+    let large = largest.iter().filter(|part| part.bytes >= bytes / 20);
+    let large: Vec<_> = large.map(|part| format!("{} {}", part.path, text::size(part.bytes))).collect();
+    if large.is_empty() { String::new() } else { format!(" ({})", large.join(", ")) }
 }
 
 /// Why it cannot travel, with what to do.
@@ -115,7 +116,7 @@ pub(super) fn refused(error: &ScanError, shown: &str) -> Failure {
     };
     let message = match error {
         ScanError::TooLarge { bytes, limit, largest, .. } => {
-            too_large(shown, *bytes, *limit, &parts(largest))
+            too_large(shown, *bytes, *limit, &parts(largest, *bytes))
         }
         other => format!("{shown} cannot travel: {other}"),
     };
@@ -128,11 +129,7 @@ pub(super) fn refused(error: &ScanError, shown: &str) -> Failure {
 
 /// What one job names is more than may travel.
 pub(super) fn too_large(shown: &str, bytes: u64, limit: u64, parts: &str) -> String {
-    format!(
-        "{shown} holds {}, more than the {} that may travel: {parts}",
-        text::size(bytes),
-        text::size(limit)
-    )
+    format!("{shown} holds {}, more than the {} that may travel{parts}", text::size(bytes), text::size(limit))
 }
 
 /// One file or directory that changed between scan and upload.

@@ -37,11 +37,10 @@ impl Tally {
 
     /// `shipped 3 of 2,001 files, 1.2 MiB (1.0 GiB unchanged)`.
     pub(crate) fn sentence(&self, verb: &str) -> String {
-        let of = text::grouped(self.of_files);
-        let noun = if self.of_files == 1 { "file" } else { "files" };
+        let of = text::files(self.of_files);
         let files = match self.files {
-            0 => format!("nothing of {of} {noun}"),
-            n => format!("{} of {of} {noun}, {}", text::grouped(n), text::size(self.bytes)),
+            0 => format!("nothing of {of}"),
+            n => format!("{} of {of}, {}", text::grouped(n), text::size(self.bytes)),
         };
         match self.unchanged_bytes {
             0 => format!("{verb} {files}"),
