@@ -8,7 +8,8 @@ use convoke_tests::{docker, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::scene::{BASE, JOB, Scene};
+use super::needs::BASE;
+use super::scene::{JOB, Scene};
 
 const SERVER: &str = "mkdir -p /www && echo 'hello from the node' > /www/index.html
 exec httpd -f -p 8000 -h /www";

@@ -3,6 +3,9 @@
 //! reported as ignored under a name that says what is missing.
 
 mod beside;
+mod disks;
+mod needs;
+mod networks;
 mod refusals;
 mod restarts;
 mod scene;
@@ -15,28 +18,32 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Its name, the image that it needs, and what it does.
-type Story = (&'static str, &'static str, fn());
+use needs::Needs;
+
+/// Its name, what it needs, and what it does.
+type Story = (&'static str, Needs, fn());
 
 /// Names each story after its function.
 macro_rules! stories {
-    ($($module:ident on $image:ident: $($name:ident),+ $(,)?);+ $(;)?) => {
-        [$($((stringify!($name), scene::$image, (|| scene::block_on($module::$name())) as fn())),+),+]
+    ($($module:ident on $needs:ident: $($name:ident),+ $(,)?);+ $(;)?) => {
+        [$($((stringify!($name), Needs::$needs, (|| scene::block_on($module::$name())) as fn())),+),+]
     };
 }
 
 fn stories() -> Vec<Story> {
     stories! {
-        training on TORCH:
+        training on Torch:
             an_unmodified_directory_trains_on_two_nodes_and_its_files_come_back;
-        restarts on BASE:
+        training on Trainer:
+            the_reference_trainer_trains_as_a_gang_of_containers;
+        restarts on Base:
             a_killed_agent_s_containers_go_on_and_no_line_or_file_is_lost,
             a_killed_coordinator_s_containers_go_on_and_no_line_or_file_is_lost,
             a_killed_container_starts_its_gang_again_with_what_came_back_until_the_budget_is_spent;
-        stops on BASE:
+        stops on Base:
             a_stop_with_a_grace_kills_what_ignores_sigterm_when_it_is_over,
             a_failing_gang_ends_though_a_rank_ignores_sigterm;
-        refusals on BASE:
+        refusals on Base:
             an_image_that_nobody_has_is_named,
             a_command_that_is_not_in_the_image_is_named_with_127,
             a_file_that_is_no_program_is_named_with_126,
@@ -45,12 +52,16 @@ fn stories() -> Vec<Story> {
             torchrun_standalone_in_a_gang_of_two_is_refused_with_the_fix,
             a_link_out_of_what_travels_is_refused_by_name,
             ten_gigabytes_are_refused_by_a_smaller_limit_with_advice;
-        beside on BASE:
+        beside on Base:
             a_server_s_port_is_reached_through_the_coordinator,
             exec_and_cp_reach_into_a_running_container,
             a_service_waits_until_the_one_it_depends_on_is_healthy,
             a_service_with_a_build_section_runs_what_was_built,
             the_tasks_of_a_replica_share_memory;
+        disks on Mounts:
+            a_coordinator_whose_disk_is_full_takes_nothing_and_works_once_it_has_space;
+        networks on Namespaces:
+            a_gang_between_two_networks_runs_or_is_refused_with_the_pair_that_does_not_meet;
     }
     .to_vec()
 }
@@ -61,10 +72,10 @@ fn main() -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     arguments.test_threads.get_or_insert(cores.div_ceil(2));
     let mut known = HashMap::new();
-    let trials = stories().into_iter().map(|(name, image, story)| {
+    let trials = stories().into_iter().map(|(name, needs, story)| {
         // What is only listed needs nothing.
         let missing =
-            if arguments.list { &None } else { known.entry(image).or_insert_with(|| scene::missing(image)) };
+            if arguments.list { &None } else { known.entry(needs).or_insert_with(|| needs.missing()) };
         match missing {
             None => Trial::test(name, move || run(story)),
             Some(missing) => {

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use convoke_tests::{DEADLINE, Finished};
 
-use super::scene::{BASE, Scene, TORCH};
+use super::needs::{BASE, TORCH};
+use super::scene::Scene;
 
 /// `convoke up` with these arguments ends with `code`, and tells all of `words`.
 async fn ends(scene: &Scene, args: &[&str], code: i32, words: &[&str]) -> Finished {

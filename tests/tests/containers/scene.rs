@@ -5,23 +5,11 @@ use std::path::{Path, PathBuf};
 
 use convoke_tests::{Cli, ClusterOptions, Gate, LocalCluster, eventually};
 
-/// A static busybox.
-pub(crate) const BASE: &str = "convoke-test/base:1";
-/// PyTorch with torchrun.
-pub(crate) const TORCH: &str = "convoke-test/torch:1";
+use crate::needs::BASE;
 
 /// The project of most stories, and the job of its one service.
 pub(crate) const PROJECT: &str = "story";
 pub(crate) const JOB: &str = "story-job";
-
-/// What a story on `image` lacks on this host, and how to get it.
-pub(crate) fn missing(image: &str) -> Option<String> {
-    let missing = convoke_tests::missing(&[image])?;
-    Some(match image {
-        BASE | TORCH if missing.contains(image) => format!("{missing}; run tests/images/build.sh"),
-        _ => missing,
-    })
-}
 
 pub(crate) fn block_on(story: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -2,9 +2,11 @@
 
 use std::fs;
 
+use convoke_proto::v1;
 use convoke_tests::repository;
 use serde_json::Value;
 
+use super::needs::TRAINER;
 use super::scene::{Scene, copy};
 
 pub(crate) async fn an_unmodified_directory_trains_on_two_nodes_and_its_files_come_back() {
@@ -47,5 +49,24 @@ pub(crate) async fn an_unmodified_directory_trains_on_two_nodes_and_its_files_co
     assert_eq!((&shipped["files"], &shipped["bytes"]), (&Value::from(0), &Value::from(0)), "{shipped}");
     assert!(shipped["unchanged_bytes"].as_u64() > Some(1 << 20), "{shipped}");
     assert!(directory.join("checkpoints/epoch_2.pt").is_file());
+    scene.cluster.finish().await;
+}
+
+pub(crate) async fn the_reference_trainer_trains_as_a_gang_of_containers() {
+    let scene = Scene::start(&[2, 2]).await;
+    let directory = scene.project.join("mnist");
+    copy(&repository().join("examples/mnist"), &directory);
+    let image = format!(
+        "services:\n  train:\n    image: {TRAINER}\n    volumes: [\"./data:/workspace/data:ro\"]\n    \
+         command: convoke-trainer --data data --epochs 1\n"
+    );
+    fs::write(directory.join("image.yaml"), image).expect("it is writable");
+    let up = scene.convoke(&["-f", "compose.yaml", "-f", "image.yaml", "up"]).directory(&directory);
+    let up = up.run().await.expect_code(0);
+    for line in ["Rank 3 of 4: 2250 of 9000 digits", "Epoch 1/1, Loss: "] {
+        assert!(up.stdout.contains(line), "no \"{line}\":\n{}", up.stdout);
+    }
+    let checkpoints = scene.cluster.checkpoints("mnist-train").await;
+    assert_eq!(checkpoints.first().map(|c| c.state()), Some(v1::CheckpointState::Complete));
     scene.cluster.finish().await;
 }
