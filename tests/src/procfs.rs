@@ -1,7 +1,8 @@
 //! Who runs: `/proc`, searched for what marks a process as ours.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -80,5 +81,20 @@ pub fn kill_all(processes: &[Running]) {
     for handle in &handles {
         let timeout = Timespec { tv_sec: 10, tv_nsec: 0 };
         let _ = poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&timeout));
+    }
+}
+
+/// What is mounted below `directory`, the last one first.
+pub fn mounts_below(directory: &Path) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
+    let targets = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+    targets.filter(|target| target.starts_with(directory)).collect()
+}
+
+/// Unmounts them, whoever still uses them.
+pub fn unmount(targets: &[PathBuf]) {
+    for target in targets {
+        // An error means that it is gone already.
+        let _ = Command::new("umount").arg("--lazy").arg(target).status();
     }
 }

@@ -44,13 +44,14 @@ pub(crate) async fn a_coordinator_whose_disk_is_full_takes_nothing_and_works_onc
         ..ClusterOptions::default()
     };
     let cluster = LocalCluster::start_with(options).await;
+    cluster.announce("coordinator", "the coordinator's disk is full");
     let project = cluster.directory().join("project");
     std::fs::create_dir_all(project.join("data")).expect("it is writable");
     let compose = "name: story\nservices:\n  job:\n    image: example.invalid/none:1\n    command: \"true\"\n    \
                    volumes: [\"./data:/data:ro\"]\n";
     std::fs::write(project.join("compose.yaml"), compose).expect("it is writable");
     for n in 0..8_u8 {
-        // Bytes that no compression makes fewer than half of.
+        // Different bytes in each: equal contents are stored once.
         let mut state = u32::from(n) + 1;
         let mut noise = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -64,7 +65,7 @@ pub(crate) async fn a_coordinator_whose_disk_is_full_takes_nothing_and_works_onc
         cluster.cli(&args).directory(&project).variable("DOCKER_HOST", "unix:///nowhere/docker.sock").run()
     };
 
-    let full = up().await.expect_code(1);
+    let full = up().await.expect_code(4);
     assert!(full.stderr.contains("disk is full") && full.stderr.contains("free space"), "{}", full.stderr);
     assert!(cluster.all_jobs().await.is_empty(), "nothing was submitted");
 

@@ -61,7 +61,7 @@ fn stories() -> Vec<Story> {
         disks on Mounts:
             a_coordinator_whose_disk_is_full_takes_nothing_and_works_once_it_has_space;
         networks on Namespaces:
-            a_gang_between_two_networks_runs_or_is_refused_with_the_pair_that_does_not_meet;
+            a_gang_whose_nodes_do_not_reach_each_other_waits_by_name_and_runs_once_they_do;
     }
     .to_vec()
 }

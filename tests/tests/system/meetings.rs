@@ -11,6 +11,7 @@ async fn a_gang_whose_replicas_never_meet_is_warned_by_name_and_goes_on() {
         ..ClusterOptions::default()
     };
     let cluster = LocalCluster::start_with(options).await;
+    cluster.announce("node-0", "nobody has listened");
     let mut gate = cluster.gate("warned");
     let id = cluster.submit(&sh("alone", &gate.wait()).gang(2, 1)).await;
     let warned = |job: &v1::Job| job.replicas.iter().any(|r| !r.conditions.is_empty());
