@@ -189,7 +189,8 @@ impl Slot {
             self.record.rendezvous.clone().filter(|_| watches && self.meeting.is_empty())
         {
             let about = work::about(&desired.key());
-            self.meeting.spawn(watch_meeting(rendezvous, host.warnings.clone(), about));
+            let (patience, warnings) = (host.meeting_patience, host.warnings.clone());
+            self.meeting.spawn(watch_meeting(rendezvous, patience, warnings, about));
         }
     }
 
