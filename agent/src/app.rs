@@ -100,6 +100,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         link,
         files,
         allow_processes: options.allow_processes,
+        meeting_patience: options.meeting_patience,
         reservations: Default::default(),
         ports: Default::default(),
         home,
