@@ -73,8 +73,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     let addresses =
         interfaces::addresses(coordinator_address(&options.coordinator), options.advertise_address)
             .map_err(AgentError::Addresses)?;
-    let devices: Arc<dyn Devices> =
-        Arc::new(AllDevices(vec![Box::new(NvmlGpus::open()?), Box::new(CpuSlots::new(options.cpu_slots))]));
+    let devices = devices(&options)?;
     let tell = Tell::default();
     let processes = ProcessRuntime::new(ProcessConfig {
         tasks_dir: home.root().join("tasks"),
@@ -87,8 +86,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         let _ = ending.set(docker);
     }
     let link = Arc::new(Link::new(options.coordinator.clone(), &node, &identity.instance));
-    let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), files_config(&options));
-    let files = Arc::new(files.map_err(AgentError::Files)?);
+    let files = files(&options, &node, &home, &link, &tell)?;
     let host = Arc::new(Host {
         node: node.clone(),
         addresses,
@@ -102,6 +100,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         link,
         files,
         allow_processes: options.allow_processes,
+        meeting_patience: options.meeting_patience,
         reservations: Default::default(),
         ports: Default::default(),
         home,
@@ -130,12 +129,25 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     Ok(ended?)
 }
 
-fn files_config(options: &AgentOptions) -> FilesConfig {
-    FilesConfig {
+fn files(
+    options: &AgentOptions,
+    node: &NodeId,
+    home: &Arc<Home>,
+    link: &Arc<Link>,
+    tell: &Tell,
+) -> Result<Arc<Files>, AgentError> {
+    let config = FilesConfig {
         overlays: true,
         cache_limit: options.file_cache_size.map(|size| size.as_u64()),
         return_limit: options.return_limit.map(|size| size.as_u64()),
-    }
+    };
+    let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), config);
+    Ok(Arc::new(files.map_err(AgentError::Files)?))
+}
+
+fn devices(options: &AgentOptions) -> Result<Arc<dyn Devices>, DevicesError> {
+    let cpus = CpuSlots::new(options.cpu_slots);
+    Ok(Arc::new(AllDevices(vec![Box::new(NvmlGpus::open()?), Box::new(cpus)])))
 }
 
 fn node_name(options: &AgentOptions) -> Result<NodeId, AgentError> {

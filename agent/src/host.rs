@@ -2,6 +2,7 @@
 //! state directory, and the way to the coordinator.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use convoke_model::{Device, NodeAddress, NodeId};
 
@@ -34,6 +35,8 @@ pub struct Host {
     pub files: Arc<Files>,
     /// Jobs without an image may run as processes of this host.
     pub allow_processes: bool,
+    /// How long a gang may take to meet: imports, data and models are loaded before.
+    pub meeting_patience: Duration,
     pub(crate) reservations: Mutex<Reservations>,
     pub(crate) ports: Mutex<Ports>,
 }

@@ -62,6 +62,10 @@ pub struct AgentOptions {
     #[arg(long, env = "CONVOKE_RETURN_LIMIT", value_name = "BYTES")]
     pub return_limit: Option<ByteSize>,
 
+    /// How long the ranks of a gang may take to meet before their job is warned
+    #[arg(long, hide = true, value_name = "DURATION", default_value = "2m", value_parser = humantime::parse_duration)]
+    pub meeting_patience: Duration,
+
     /// End at once, tasks included, when nobody holds this file's lock
     #[arg(long, hide = true, value_name = "FILE")]
     pub lifeline: Option<PathBuf>,

@@ -100,12 +100,23 @@ impl LocalCluster {
     /// Waits until the job has printed a line that contains `text`.
     pub async fn wait_line(&self, job: &str, text: &str) -> v1::LogLine {
         eventually(&format!("job {job} has printed \"{text}\""), async || {
-            let request = v1::StreamLogsRequest { job: job.to_owned(), ..Default::default() };
-            let stream = self.jobs().stream_logs(request).await.ok()?.into_inner();
-            let batches = collected("log", stream).await;
-            batches.into_iter().flat_map(|batch| batch.lines).find(|line| line.text.contains(text))
+            self.log_so_far(job).await?.into_iter().find(|line| line.text.contains(text))
         })
         .await
+    }
+
+    /// The lines that the job has printed so far; `None` where nobody knows it.
+    pub async fn log_so_far(&self, job: &str) -> Option<Vec<v1::LogLine>> {
+        let request = v1::StreamLogsRequest { job: job.to_owned(), ..Default::default() };
+        let stream = self.jobs().stream_logs(request).await.ok()?.into_inner();
+        let batches = collected("log", stream).await;
+        Some(batches.into_iter().flat_map(|batch| batch.lines).collect())
+    }
+
+    /// Every job, also those that have ended.
+    pub async fn all_jobs(&self) -> Vec<v1::Job> {
+        let request = v1::ListJobsRequest { all: true, project: String::new() };
+        self.jobs().list_jobs(request).await.expect("jobs are listed").into_inner().jobs
     }
 
     /// Every metric of the job; waits until the job has ended.

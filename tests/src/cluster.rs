@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use convoke_proto::v1;
 use tempfile::TempDir;
@@ -12,27 +11,7 @@ use tonic::transport::Channel;
 
 use crate::logs::{self, Announced};
 use crate::process::Process;
-use crate::{Gate, binary, eventually, procfs};
-
-/// What a story may choose. The defaults are the products', but for the reconnect window.
-#[derive(Debug, Clone)]
-pub struct ClusterOptions {
-    /// CPU slots of each agent; `node-0` is the first.
-    pub slots: Vec<u32>,
-    pub lease: Duration,
-    pub reconnect_window: Duration,
-}
-
-impl Default for ClusterOptions {
-    fn default() -> Self {
-        Self {
-            slots: vec![2, 2],
-            // A busy machine must not lose a node that only waits for its turn.
-            lease: Duration::from_secs(60),
-            reconnect_window: Duration::from_secs(60),
-        }
-    }
-}
+use crate::{ClusterOptions, Containers, Gate, binary, eventually, procfs};
 
 /// Ends everything when dropped. A story's last line is [`LocalCluster::finish`].
 #[derive(Debug)]
@@ -44,6 +23,8 @@ pub struct LocalCluster {
     address: String,
     announced: Mutex<Vec<Announced>>,
     finished: bool,
+    /// Every container of the cluster, where it has any.
+    containers: Option<Containers>,
     /// Keeps the coordinator's port for its next start: bound, not listening.
     _port: TcpSocket,
     /// Held exclusively: every process ends when it is released.
@@ -64,7 +45,7 @@ impl LocalCluster {
         lifeline.lock().expect("nobody else has it");
         let port = TcpSocket::new_v4().expect("a socket");
         port.set_reuseaddr(true).expect("a new socket takes options");
-        port.bind(([127, 0, 0, 1], 0).into()).expect("loopback has a free port");
+        port.bind((options.address, 0).into()).expect("the address has a free port");
         let address = port.local_addr().expect("it is bound").to_string();
         let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
         let agents = options.slots.iter().map(|_| None).collect();
@@ -76,11 +57,15 @@ impl LocalCluster {
             address,
             announced: Mutex::default(),
             finished: false,
+            containers: None,
             _port: port,
             lifeline,
             directory,
         };
         cluster.start_coordinator().await;
+        if cluster.options.containers {
+            cluster.containers = Some(Containers::of_cluster(&cluster.identity().await.cluster_id));
+        }
         for agent in 0..cluster.agents.len() {
             cluster.start_agent(agent);
         }
@@ -101,7 +86,12 @@ impl LocalCluster {
     }
 
     pub fn data_dir(&self) -> PathBuf {
-        self.directory().join("coordinator")
+        self.options.data_dir.clone().unwrap_or_else(|| self.directory().join("coordinator"))
+    }
+
+    /// Its containers; for a cluster that may have some.
+    pub fn containers(&self) -> &Containers {
+        self.containers.as_ref().expect("the cluster was started with containers")
     }
 
     pub fn gate(&self, name: &str) -> Gate {
@@ -121,7 +111,7 @@ impl LocalCluster {
         assert!(self.coordinator.is_none(), "the coordinator runs");
         let file = self.directory().join("address");
         let _ = fs::remove_file(&file);
-        let args = [
+        let mut args = vec![
             "serve".to_owned(),
             format!("--data-dir={}", self.data_dir().display()),
             format!("--listen={}", self.address),
@@ -130,6 +120,10 @@ impl LocalCluster {
             format!("--reconnect-window={}ms", self.options.reconnect_window.as_millis()),
             self.lifeline_arg(),
         ];
+        if !self.options.address.is_loopback() {
+            self.announce("coordinator", "INSECURE");
+            args.push("--insecure".to_owned());
+        }
         let mut process = Process::start(&binary("convoke"), &args, &self.log_file("coordinator"));
         eventually("the coordinator has written its address file", async || {
             if let Some(status) = process.ended() {
@@ -152,8 +146,12 @@ impl LocalCluster {
     /// Starts an agent in its own state directory; does not wait for its registration.
     pub fn start_agent(&mut self, agent: usize) {
         assert!(self.agents[agent].is_none(), "agent {agent} runs");
-        self.agents[agent] =
-            Some(self.extra_agent(&Self::node(agent), &Self::node(agent), self.options.slots[agent]));
+        let (node, slots) = (Self::node(agent), self.options.slots[agent]);
+        let process = match self.options.namespaces.get(agent) {
+            Some(namespace) => self.agent_in(namespace, &node, slots),
+            None => self.extra_agent(&node, &node, slots),
+        };
+        self.agents[agent] = Some(process);
     }
 
     /// An agent of a name and a state directory of the story's choice; the story ends it.
@@ -163,16 +161,33 @@ impl LocalCluster {
 
     /// The same, of a coordinator of the story's choice.
     pub fn agent_of(&self, coordinator: &str, node: &str, state_dir: &str, slots: u32) -> Process {
-        let args = [
+        let mut args = self.agent_args(coordinator, node, state_dir, slots);
+        args.push("--advertise-address=127.0.0.1".to_owned());
+        Process::start(&binary("convoke-agent"), &args, &self.log_file(state_dir))
+    }
+
+    fn agent_in(&self, namespace: &str, node: &str, slots: u32) -> Process {
+        let agent = binary("convoke-agent").display().to_string();
+        let mut args = ["netns", "exec", namespace, &agent].map(str::to_owned).to_vec();
+        args.extend(self.agent_args(&self.url(), node, node, slots));
+        // It becomes the agent.
+        Process::start(Path::new("ip"), &args, &self.log_file(node))
+    }
+
+    fn agent_args(&self, coordinator: &str, node: &str, state_dir: &str, slots: u32) -> Vec<String> {
+        let mut args = vec![
             format!("--coordinator={coordinator}"),
             format!("--node={node}"),
             format!("--state-dir={}", self.directory().join(state_dir).display()),
             format!("--cpu-slots={slots}"),
             "--allow-processes".to_owned(),
-            "--advertise-address=127.0.0.1".to_owned(),
             self.lifeline_arg(),
         ];
-        Process::start(&binary("convoke-agent"), &args, &self.log_file(state_dir))
+        if !self.options.containers {
+            args.push("--no-docker".to_owned());
+        }
+        args.extend(self.options.agent_args.iter().cloned());
+        args
     }
 
     /// SIGKILL to the agent; its shims and tasks go on.
@@ -208,6 +223,10 @@ impl LocalCluster {
     /// Ends the agents, then the coordinator, in order. Then nothing of the cluster is left, and no
     /// log complains of anything that was not announced.
     pub async fn finish(mut self) {
+        if let Some(containers) = &self.containers {
+            let gone = async || containers.list().is_empty().then_some(());
+            eventually("the agents have removed every container", gone).await;
+        }
         for (n, agent) in self.agents.iter_mut().enumerate() {
             if let Some(agent) = agent {
                 agent.terminate(&Self::node(n)).await;
@@ -223,6 +242,7 @@ impl LocalCluster {
             left.is_empty().then_some(())
         })
         .await;
+        assert_eq!(procfs::mounted_below(self.directory()), Vec::<PathBuf>::new(), "still mounted");
         let announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let complaints = logs::complaints(&self.directory().join("logs"), &announced);
         assert!(complaints.is_empty(), "not announced by the story:\n{}", complaints.join("\n"));
@@ -242,6 +262,9 @@ impl Drop for LocalCluster {
         self.agents.clear();
         self.coordinator = None;
         procfs::kill_all(&procfs::mentioning(&self.directory().display().to_string()));
+        if let Some(containers) = &self.containers {
+            containers.remove();
+        }
         // What agents laid out for replicas that they did not come to remove would outlive the directory.
         procfs::unmount_below(self.directory());
         assert!(self.finished || std::thread::panicking(), "the story does not end with `finish`");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 
 use convoke_proto::v1;
-use convoke_tests::{Cli, LocalCluster, eventually, hex};
+use convoke_tests::{Cli, ClusterOptions, LocalCluster, eventually, hex};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 const REGISTRY: &str = "docker-registry";
@@ -88,7 +88,12 @@ impl Drop for Images {
 
 impl Scene {
     async fn start(slots: &[u32]) -> Self {
-        let cluster = LocalCluster::start(slots).await;
+        let cluster = LocalCluster::start_with(ClusterOptions {
+            slots: slots.to_vec(),
+            containers: true,
+            ..ClusterOptions::default()
+        })
+        .await;
         let dir = cluster.directory().join("p");
         fs::create_dir_all(dir.join("image")).expect("it is writable");
         // The temporary directory has a name that nobody else has.

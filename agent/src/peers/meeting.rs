@@ -13,8 +13,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::conditions::Conditions;
 
-/// How long a gang may take to meet: imports, data and models are loaded before.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// A rendezvous is held open as long as the gang lives, so that looking seldom is enough.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -39,20 +37,20 @@ struct Meeting {
 }
 
 /// Watches the rendezvous on this host, node rank 0's, and raises a warning about `about` if it does
-/// not take place in time. Ends with its verdict.
-pub async fn watch_meeting(rendezvous: Rendezvous, warnings: Conditions, about: String) {
+/// not take place within `patience`. Ends with its verdict.
+pub async fn watch_meeting(rendezvous: Rendezvous, patience: Duration, warnings: Conditions, about: String) {
     let mut meeting = Meeting::default();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience;
     while Instant::now() < end {
         // Where the kernel does not say, nothing is said either.
         let Ok(Ok(sockets)) = tokio::task::spawn_blocking(sockets).await else { return };
         meeting.look(&rendezvous, &sockets);
-        if meeting.missing(&rendezvous).is_none() {
+        if meeting.missing(&rendezvous, patience).is_none() {
             return;
         }
-        sleep(LOOK).await;
+        sleep(LOOK.min(patience)).await;
     }
-    if let Some(message) = meeting.missing(&rendezvous) {
+    if let Some(message) = meeting.missing(&rendezvous, patience) {
         warnings.raise(NEVER_MET, &about, message);
     }
 }
@@ -87,7 +85,7 @@ impl Meeting {
     }
 
     /// What is missing, for people; `None` once somebody of every node has come.
-    fn missing(&self, rendezvous: &Rendezvous) -> Option<String> {
+    fn missing(&self, rendezvous: &Rendezvous, patience: Duration) -> Option<String> {
         let own = rendezvous.master_addr;
         let others: BTreeSet<(&NodeId, IpAddr)> = (rendezvous.peers.iter())
             .filter(|peer| peer.node_rank != NodeRank(0))
@@ -104,7 +102,7 @@ impl Meeting {
         if absent.is_empty() {
             return None;
         }
-        let (port, waited) = (rendezvous.master_port, PATIENCE.as_secs());
+        let (port, waited) = (rendezvous.master_port, patience.as_secs());
         Some(match self.listened {
             false => format!(
                 "nobody has listened on the rendezvous port {port} for {waited} s: each node is probably training on its \
@@ -146,7 +144,7 @@ mod tests {
     fn missing(rendezvous: &Rendezvous, sockets: &[Socket]) -> Option<String> {
         let mut meeting = Meeting::default();
         meeting.look(rendezvous, sockets);
-        meeting.missing(rendezvous)
+        meeting.missing(rendezvous, Duration::from_secs(120))
     }
 
     #[test]

@@ -198,7 +198,7 @@ pub(super) fn checkpoints_below_a_mount_are_read_where_the_host_has_them() {
         refused.spec.checkpoint.dir = Some("/w/ckpt".to_owned());
         world.coordinator.want(&[refused.clone()]);
         let message = |r: &ObservedReplica| match &r.phase {
-            ReplicaPhase::Refused { message, retryable: false } => Some(message.clone()),
+            ReplicaPhase::Refused { message, retryable: false, .. } => Some(message.clone()),
             _ => None,
         };
         let message = world.coordinator.wait_replica(&refused, "a refusal", message).await;

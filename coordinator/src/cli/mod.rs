@@ -3,6 +3,7 @@
 mod args;
 mod attach;
 mod cache;
+mod cause;
 mod checkpoint;
 mod completions;
 mod config;

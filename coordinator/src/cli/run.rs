@@ -44,7 +44,7 @@ pub(crate) struct Run {
     #[arg(short, long = "env", value_name = "K=V", value_parser = super::session::variable)]
     env: Vec<(String, String)>,
 
-    /// Mount SOURCE:TARGET[:ro]: a directory of yours (./x travels), of the nodes' (/x), or a volume
+    /// Mount SOURCE:TARGET or SOURCE:TARGET:ro: a directory of yours (./x travels), of the nodes' (/x), or a volume
     #[arg(short, long = "volume", value_name = "SOURCE:TARGET", value_parser = mount)]
     volumes: Vec<Mount>,
 
@@ -60,7 +60,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "SIZE")]
     shm_size: Option<bytesize::ByteSize>,
 
-    /// Name of the job [default: run-<digits>]
+    /// Name of the job [default: run- and eight digits]
     #[arg(long, value_name = "NAME")]
     name: Option<JobName>,
 

@@ -56,9 +56,9 @@ pub(crate) struct Up {
 impl Up {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let selection = Selection { services: self.services.clone(), nodes: self.nodes };
-        let project = project::load(context, self.compose.clone(), selection)?;
+        let mut project = project::load(context, self.compose.clone(), selection)?;
         project::tell_notes(&project);
-        let mut jobs = self.named(project.jobs)?;
+        let mut jobs = self.named(std::mem::take(&mut project.jobs))?;
         ship::name_builds(&mut jobs);
         let session = Session::open(context, self.submit.detach || self.dry_run).await?;
         if self.dry_run {
@@ -67,7 +67,8 @@ impl Up {
             let planned = Box::pin(plan(context, &shipping, &jobs, self.submit.wait_for_nodes));
             return signals::or_interrupted(planned).await;
         }
-        Box::pin(self.submit.run(context, session, jobs)).await
+        let run = Box::pin(self.submit.run(context, session, jobs)).await;
+        run.map_err(|failure| failure.located(&project))
     }
 
     /// The jobs, one of them under the name asked for.

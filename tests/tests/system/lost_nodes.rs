@@ -7,7 +7,8 @@ use convoke_tests::{ClusterOptions, LocalCluster, checkpoint, eventually, procfs
 
 fn short_lease(slots: &[u32]) -> ClusterOptions {
     let lease = Duration::from_secs(3);
-    ClusterOptions { slots: slots.to_vec(), lease, reconnect_window: Duration::from_secs(1) }
+    let reconnect_window = Duration::from_secs(1);
+    ClusterOptions { slots: slots.to_vec(), lease, reconnect_window, ..ClusterOptions::default() }
 }
 
 #[tokio::test]

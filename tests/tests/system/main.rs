@@ -12,6 +12,7 @@ mod failures;
 mod gang;
 mod lines;
 mod lost_nodes;
+mod meetings;
 mod protocol;
 mod queue;
 mod ships;

@@ -45,17 +45,18 @@ pub(super) fn exit(state: &ContainerState, facts: &Facts, now: Timestamp) -> Tas
             ),
         };
         // Also with code 0: a trainer that ends well when the engine asks it to has not finished.
-        return TaskExit { status: ExitStatus::Unknown, at, stopped, message: Some(message) };
+        return TaskExit { stopped, message: Some(message), ..TaskExit::new(ExitStatus::Unknown, at) };
     }
     if state.status == Some(ContainerStateStatusEnum::CREATED) {
         let message = "its container was made and never started: the agent ended between the two".to_owned();
-        return TaskExit { status: ExitStatus::Unknown, at: now, stopped, message: Some(message) };
+        return TaskExit { stopped, message: Some(message), ..TaskExit::new(ExitStatus::Unknown, now) };
     }
     let status = match code {
         Some(code) => status(code),
         None => ExitStatus::Unknown,
     };
-    TaskExit { status, at, stopped, message: message(state, facts) }
+    let oom_killed = state.oom_killed == Some(true);
+    TaskExit { stopped, message: message(state, facts), oom_killed, ..TaskExit::new(status, at) }
 }
 
 fn message(state: &ContainerState, facts: &Facts) -> Option<String> {
@@ -87,12 +88,8 @@ pub(super) fn is_not_run(exit: &TaskExit) -> bool {
 /// The exit of a container that is gone.
 pub(super) fn vanished(facts: &Facts, now: Timestamp) -> TaskExit {
     let message = "its container was removed by somebody else (docker rm?)".to_owned();
-    TaskExit {
-        status: ExitStatus::Unknown,
-        at: now,
-        stopped: facts.stopped.is_some(),
-        message: Some(message),
-    }
+    let stopped = facts.stopped.is_some();
+    TaskExit { stopped, message: Some(message), ..TaskExit::new(ExitStatus::Unknown, now) }
 }
 
 /// Why a container did not start.
@@ -132,12 +129,7 @@ pub(super) fn not_started(error: &EngineError, image: &str, now: Timestamp) -> N
         return NotStarted::Other;
     };
     let message = format!("{} (image {image})", oci(message));
-    NotStarted::Command(TaskExit {
-        status: ExitStatus::Code(code),
-        at: now,
-        stopped: false,
-        message: Some(message),
-    })
+    NotStarted::Command(TaskExit { message: Some(message), ..TaskExit::new(ExitStatus::Code(code), now) })
 }
 
 /// The part of an OCI runtime's message that says what is wrong: from the last of its frames on.

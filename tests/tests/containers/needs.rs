@@ -1,0 +1,47 @@
+//! What stories need of this host.
+
+use std::process::Command;
+
+/// A static busybox.
+pub(crate) const BASE: &str = "convoke-test/base:1";
+/// PyTorch with torchrun.
+pub(crate) const TORCH: &str = "convoke-test/torch:1";
+/// The reference trainer.
+pub(crate) const TRAINER: &str = "convoke-trainer:test";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Needs {
+    Base,
+    Torch,
+    Trainer,
+    /// Network namespaces; no engine.
+    Namespaces,
+    /// A file system of its own; no engine.
+    Mounts,
+}
+
+impl Needs {
+    /// What is missing, and how to get it.
+    pub(crate) fn missing(self) -> Option<String> {
+        let image = |image, script| {
+            let missing = convoke_tests::missing(&[image])?;
+            Some(if missing.contains(image) { format!("{missing}; run {script}") } else { missing })
+        };
+        match self {
+            Self::Base => image(BASE, "tests/images/build.sh base"),
+            Self::Torch => image(TORCH, "tests/images/build.sh torch"),
+            Self::Trainer => image(TRAINER, "deploy/images/trainer-image.sh"),
+            Self::Namespaces => unshared(&["--net"], "ip link set lo up"),
+            Self::Mounts => unshared(&["--mount"], "mount -t tmpfs none /mnt"),
+        }
+    }
+}
+
+/// Whether a namespace can be made and `script` works in it.
+fn unshared(namespace: &[&str], script: &str) -> Option<String> {
+    match Command::new("unshare").args(namespace).args(["sh", "-c", script]).output() {
+        Err(error) => Some(format!("the unshare command: {error}")),
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(format!("\"{script}\": {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}

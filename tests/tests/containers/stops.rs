@@ -1,0 +1,46 @@
+//! An entrypoint that ignores SIGTERM ends all the same.
+
+use std::time::{Duration, Instant};
+
+use convoke_proto::v1;
+use convoke_proto::v1::task_exit::Status;
+
+use super::scene::{JOB, Scene};
+
+/// How long the containers would go on by themselves: longer than any story waits.
+const FOR_EVER: &str = "while true; do sleep 1000 & wait $!; done";
+
+pub(crate) async fn a_stop_with_a_grace_kills_what_ignores_sigterm_when_it_is_over() {
+    let scene = Scene::start(&[1]).await;
+    // A minute's grace: only the one that the user asks for ends it in time.
+    scene.script(&format!("trap '' TERM\necho deaf\n{FOR_EVER}"), "stop_grace_period: 10m");
+    scene.convoke(&["up", "-d"]).run().await.expect_code(0);
+    scene.cluster.wait_line(JOB, "deaf").await;
+    let asked = Instant::now();
+    scene.convoke(&["stop", JOB, "--grace", "1s"]).run().await.expect_code(0);
+    assert!(asked.elapsed() >= Duration::from_secs(1), "the grace was not given");
+    let job = scene.cluster.wait_state(JOB, v1::JobState::Stopped).await;
+    let exit = job.replicas.first().and_then(|r| r.tasks.first()).and_then(|t| t.exit.clone());
+    assert_eq!(exit.and_then(|exit| exit.status), Some(Status::Signal(9)));
+    scene.cluster.finish().await;
+}
+
+pub(crate) async fn a_failing_gang_ends_though_a_rank_ignores_sigterm() {
+    let scene = Scene::start(&[1, 1]).await;
+    let (mut gate, volume) = scene.gate("fail");
+    let script = format!(
+        "if [ $NODE_RANK = 0 ]; then trap '' TERM; echo deaf; {FOR_EVER}; fi
+         {}; exit 3",
+        gate.wait()
+    );
+    scene.script(&script, &format!("volumes: [\"{volume}\"]"));
+    let up = scene.convoke(&["up", "--nodes", "2"]).start();
+    scene.cluster.wait_line(JOB, "deaf").await;
+    gate.open();
+    let up = up.end().await.expect_code(3);
+    assert!(up.stderr.contains("rank 1 on node-1"), "{}", up.stderr);
+    let job = scene.cluster.job(JOB).await;
+    let failure = job.last_failure.expect("why it failed");
+    assert_eq!(failure.exit.and_then(|exit| exit.status), Some(Status::Code(3)));
+    scene.cluster.finish().await;
+}
