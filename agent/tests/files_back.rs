@@ -175,6 +175,23 @@ async fn what_exceeds_the_limit_stays_and_is_told_with_the_way_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_refused_does_not_keep_the_others() {
+    let story = Story::new(COPIES).await;
+    story.coordinator.change(|m| m.files.refuse_path = Some("bad".into()));
+    let collector = story.collector().unwrap();
+    for path in ["good", "bad", "better"] {
+        story.write(path, path);
+    }
+    drained(&collector).await;
+    assert_eq!(story.back(), expected(&[("./out/good", "good"), ("./out/better", "better")]));
+    let warnings = story.node.tell.warnings.list();
+    assert!(
+        warnings[0].message.contains("bad") && warnings[0].message.contains("not that one"),
+        "{warnings:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_next_agent_sends_what_is_new_and_nothing_twice() {
     let mut story = Story::new(COPIES).await;
     let collector = story.collector().unwrap();

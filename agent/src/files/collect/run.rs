@@ -107,8 +107,8 @@ impl Gatherer {
                     info!(job = %self.key.job, generation = %self.key.generation, "files are not returned: {error}");
                     break;
                 }
-                Err(SendError::Refused(problem)) => {
-                    self.not_returned(format!("files of {} do not come back: {problem}", about(&self.key)));
+                Err(error @ (SendError::Full(_) | SendError::Refused(_))) => {
+                    self.not_returned(format!("files of {} do not come back: {error}", about(&self.key)));
                     break;
                 }
                 Err(SendError::Interrupted(problem)) => {
@@ -228,17 +228,38 @@ impl Gatherer {
             }
         }
         let (ready, beyond) = self.within_limits(ready);
-        if !ready.is_empty() {
-            send(&self.files.link, &self.key, &ready).await?;
-            debug!(job = %self.key.job, files = ready.len(), "files came back");
-        }
-        let judged = ready.into_iter().map(|r| (r, true)).chain(beyond.into_iter().map(|r| (r, false)));
+        let sent = if ready.is_empty() { Vec::new() } else { self.send(ready).await? };
+        let judged = sent.into_iter().chain(beyond.into_iter().map(|r| (r, false)));
         settled.extend(judged.map(|(ready, returned)| {
             let Ready { copy, path, stamp, mode, digest, .. } = ready;
             ((copy, path), Settled { stamp, digest: Some(digest), mode, returned })
         }));
         self.settle(settled, began.elapsed());
         Ok(())
+    }
+
+    /// Sends files; returns which of them went home. One that is refused does not keep the others.
+    async fn send(&self, ready: Vec<Ready>) -> Result<Vec<(Ready, bool)>, SendError> {
+        match send(&self.files.link, &self.key, &ready).await {
+            Ok(()) => {
+                debug!(job = %self.key.job, files = ready.len(), "files came back");
+                return Ok(ready.into_iter().map(|file| (file, true)).collect());
+            }
+            Err(SendError::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let mut judged = Vec::new();
+        for file in ready {
+            let sent = match send(&self.files.link, &self.key, std::slice::from_ref(&file)).await {
+                Err(SendError::Refused(problem)) => {
+                    self.not_returned(format!("{} does not come back: {problem}", file.on_disk.display()));
+                    false
+                }
+                sent => sent.map(|()| true)?,
+            };
+            judged.push((file, sent));
+        }
+        Ok(judged)
     }
 
     /// True if the coordinator, or the submitter, has exactly this already.
