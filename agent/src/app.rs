@@ -3,15 +3,18 @@
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use convoke_model::{GpuInjection, NodeId, NodeInfo, RuntimeKind};
 use convoke_transport::Shutdown;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tracing::info;
 
 use crate::conditions::Conditions;
-use crate::devices::{CpuSlots, Devices, DevicesError};
+use crate::devices::{AllDevices, CpuSlots, Devices, DevicesError, NvmlGpus};
 use crate::engine::images::Policy;
 use crate::engine::{DEFAULT_SOCKET, Engine};
 use crate::files::{Files, FilesConfig, Tell};
@@ -32,6 +35,8 @@ use crate::work;
 /// Desired states that wait for the reconciler: it takes each in milliseconds, and a newer one
 /// replaces an older one anyway.
 const INBOX: usize = 4;
+/// How long an agent that has to end at once takes to remove its containers.
+const LAST_BREATH: Duration = Duration::from_secs(20);
 
 /// Why the agent could not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -58,13 +63,17 @@ pub enum AgentError {
 
 /// Runs an agent until `shutdown` begins. Its tasks are left running.
 pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentError> {
+    let ending = Arc::new(OnceLock::new());
+    if let Some(lifeline) = options.lifeline.clone() {
+        hold_lifeline(lifeline, ending.clone());
+    }
     let home = Arc::new(Home::open(&options.state_dir)?);
     let identity = ledger::identity(&home)?;
     let node = node_name(&options)?;
     let addresses =
         interfaces::addresses(coordinator_address(&options.coordinator), options.advertise_address)
             .map_err(AgentError::Addresses)?;
-    let devices: Arc<dyn Devices> = Arc::new(CpuSlots::new(options.cpu_slots));
+    let devices = devices(&options)?;
     let tell = Tell::default();
     let processes = ProcessRuntime::new(ProcessConfig {
         tasks_dir: home.root().join("tasks"),
@@ -73,14 +82,11 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         output_limit: OUTPUT_LIMIT,
     });
     let docker = docker(&options.engine, &home, &identity, &tell.conditions).await;
+    if let Some(docker) = docker.clone() {
+        let _ = ending.set(docker);
+    }
     let link = Arc::new(Link::new(options.coordinator.clone(), &node, &identity.instance));
-    let config = FilesConfig {
-        overlays: true,
-        cache_limit: options.file_cache_size.map(|size| size.as_u64()),
-        return_limit: options.return_limit.map(|size| size.as_u64()),
-    };
-    let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), config);
-    let files = Arc::new(files.map_err(AgentError::Files)?);
+    let files = files(&options, &node, &home, &link, &tell)?;
     let host = Arc::new(Host {
         node: node.clone(),
         addresses,
@@ -121,6 +127,27 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     reconciling.abort();
     tidying.abort();
     Ok(ended?)
+}
+
+fn files(
+    options: &AgentOptions,
+    node: &NodeId,
+    home: &Arc<Home>,
+    link: &Arc<Link>,
+    tell: &Tell,
+) -> Result<Arc<Files>, AgentError> {
+    let config = FilesConfig {
+        overlays: true,
+        cache_limit: options.file_cache_size.map(|size| size.as_u64()),
+        return_limit: options.return_limit.map(|size| size.as_u64()),
+    };
+    let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), config);
+    Ok(Arc::new(files.map_err(AgentError::Files)?))
+}
+
+fn devices(options: &AgentOptions) -> Result<Arc<dyn Devices>, DevicesError> {
+    let cpus = CpuSlots::new(options.cpu_slots);
+    Ok(Arc::new(AllDevices(vec![Box::new(NvmlGpus::open()?), Box::new(cpus)])))
 }
 
 fn node_name(options: &AgentOptions) -> Result<NodeId, AgentError> {
@@ -220,12 +247,18 @@ fn coordinator_address(url: &str) -> Option<SocketAddr> {
     authority.to_socket_addrs().ok()?.next()
 }
 
-/// Ends this process at once when the lock of `lifeline` can be had: whoever held it has died.
-pub fn hold_lifeline(lifeline: PathBuf) {
+/// Ends this process at once, its containers included, when the lock of `lifeline` can be had: whoever
+/// held it has died. Needs a Tokio runtime.
+fn hold_lifeline(lifeline: PathBuf, docker: Arc<OnceLock<DockerRuntime>>) {
+    let runtime = Handle::current();
     std::thread::spawn(move || {
         let locked = std::fs::File::open(&lifeline).and_then(|file| file.lock_shared());
         if let Err(error) = locked {
             tracing::error!(path = %lifeline.display(), "the lifeline cannot be watched: {error}");
+        }
+        if let Some(docker) = docker.get() {
+            // Whatever is left by then stays.
+            let _ = runtime.block_on(async { timeout(LAST_BREATH, docker.remove_all()).await });
         }
         std::process::exit(1);
     });

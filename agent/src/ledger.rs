@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use convoke_model::{AgentInstance, ClusterId, DesiredReplica, Rank, Rendezvous, TaskExit};
+use convoke_model::{AgentInstance, ClusterId, DesiredReplica, Explanation, Rank, Rendezvous, TaskExit};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,9 @@ pub struct Record {
     /// Exits that the agent itself decided, such as that of a task that could not be started.
     #[serde(default)]
     pub exits: BTreeMap<Rank, TaskExit>,
+    /// Why tasks failed, as far as it was found out.
+    #[serde(default)]
+    pub explanations: BTreeMap<Rank, Explanation>,
     /// Everything is over; kept until the coordinator forgets the replica.
     #[serde(default)]
     pub ended: bool,
@@ -70,6 +73,7 @@ impl Record {
             inside: None,
             resume: None,
             exits: BTreeMap::new(),
+            explanations: BTreeMap::new(),
             ended: false,
         }
     }

@@ -36,4 +36,5 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod tunnel;
+pub mod usage;
 pub mod work;

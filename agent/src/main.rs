@@ -64,9 +64,6 @@ fn in_runtime(options: AgentOptions) -> anyhow::Result<()> {
 }
 
 async fn run(options: AgentOptions) -> anyhow::Result<()> {
-    if let Some(lifeline) = options.lifeline.clone() {
-        app::hold_lifeline(lifeline);
-    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (trigger, shutdown) = convoke_transport::shutdown();

@@ -6,6 +6,7 @@
 //! found after a restart is watched and reported, not touched.
 
 mod execute;
+mod explain;
 mod recover;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use convoke_model::{
 use convoke_transport::Shutdown;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::accept::{Stamp, accept};
 use crate::clock::now;
@@ -35,6 +36,8 @@ use crate::services::TaskServices;
 use crate::work::{Prepared, Refusal, about};
 
 pub use recover::RecoverError;
+
+use explain::{Explained, Explaining};
 
 /// Some steps are due by time alone, such as repeating a stop: how often the plan is made anew.
 const TICK: Duration = Duration::from_secs(1);
@@ -65,6 +68,8 @@ struct Slot {
     /// Watches the rendezvous, on node rank 0.
     meeting: JoinSet<()>,
     services: BTreeMap<Rank, TaskServices>,
+    /// By the first rank of each task that failed.
+    explained: BTreeMap<Rank, Explained>,
     /// `None` if nothing comes back.
     collector: Option<Collector>,
     worker: Option<AbortHandle>,
@@ -80,6 +85,7 @@ pub struct Reconciler {
     slots: BTreeMap<ReplicaKey, Slot>,
     /// At most one for each replica.
     workers: JoinSet<(ReplicaKey, Done)>,
+    explaining: Explaining,
     observed: watch::Sender<ObservedState>,
 }
 
@@ -108,6 +114,10 @@ impl Reconciler {
             tokio::select! {
                 () = shutdown.begun() => return,
                 Some(incoming) = inbox.recv() => self.take(incoming),
+                Some(explained) = self.explaining.join_next() => match explained {
+                    Ok((task, explanation)) => self.learn(&task, explanation),
+                    Err(failure) => error!("an explanation failed, this is a bug in convoke-agent: {failure}"),
+                },
                 Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
                 _ = statuses.changed() => {}
                 _ = conditions.changed() => {}
@@ -181,19 +191,21 @@ impl Reconciler {
 
     /// Reads every task's status from the runtime.
     fn refresh(&mut self) {
-        for (key, slot) in &mut self.slots {
-            for (rank, status) in &mut slot.replica.tasks {
-                let task = TaskKey { replica: key.clone(), rank: *rank };
-                let own = slot.record.exits.get(rank).cloned().map(TaskStatus::Ended);
-                match (self.host.runtime.status(&task), own) {
-                    (Some(seen), _) => *status = Some(seen),
-                    (None, Some(own)) => *status = Some(own),
-                    (None, None) if status.as_ref().is_some_and(|s| s.exit().is_none()) => {
+        let Self { host, slots, explaining, .. } = self;
+        for slot in slots.values_mut() {
+            for task in slot.tasks() {
+                let rank = task.rank;
+                let own = slot.record.exits.get(&rank).cloned().map(TaskStatus::Ended);
+                let status = match (host.runtime.status(&task), own) {
+                    (Some(seen), _) => slot.explained(host, explaining, task, seen),
+                    (None, Some(own)) => own,
+                    (None, None) if slot.runs(rank) => {
                         warn!(%task, "vanished from its runtime");
-                        *status = Some(TaskStatus::Ended(vanished()));
+                        TaskStatus::Ended(vanished())
                     }
-                    (None, None) => {}
-                }
+                    (None, None) => continue,
+                };
+                slot.replica.tasks.insert(rank, Some(status));
             }
         }
     }
@@ -245,9 +257,16 @@ impl Slot {
             probe: None,
             meeting: JoinSet::new(),
             services: BTreeMap::new(),
+            explained: BTreeMap::new(),
             collector: None,
             worker: None,
         }
+    }
+
+    /// The task was started, and is not known to have ended.
+    fn runs(&self, rank: Rank) -> bool {
+        let status = self.replica.tasks.get(&rank).and_then(Option::as_ref);
+        status.is_some_and(|status| status.exit().is_none())
     }
 
     /// The tasks that were ever started.
@@ -272,10 +291,6 @@ fn source_of(error: &dyn std::error::Error) -> String {
 }
 
 fn vanished() -> TaskExit {
-    TaskExit {
-        status: ExitStatus::Unknown,
-        at: now(),
-        stopped: false,
-        message: Some("its files vanished from the agent's state directory".to_owned()),
-    }
+    let message = "its files vanished from the agent's state directory".to_owned();
+    TaskExit { message: Some(message), ..TaskExit::new(ExitStatus::Unknown, now()) }
 }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use convoke_model::{
-    DesiredReplica, DeviceId, ObservedReplica, ObservedTask, Rank, RankLayout, ReplicaKey, ReplicaPhase,
-    TaskPhase, Timestamp,
+    DesiredReplica, DeviceId, Explanation, ObservedReplica, ObservedTask, Rank, RankLayout, ReplicaKey,
+    ReplicaPhase, TaskPhase, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,7 @@ pub enum Stage {
     Refused {
         message: String,
         retryable: bool,
+        explanation: Option<Box<Explanation>>,
     },
     Starting,
     /// At least one task was started; nothing is being done to them.
@@ -111,9 +112,11 @@ impl Replica {
                 probe_port: held.probe_port,
                 image: held.image.clone(),
             },
-            Stage::Refused { message, retryable } => {
-                ReplicaPhase::Refused { message: message.clone(), retryable: *retryable }
-            }
+            Stage::Refused { message, retryable, explanation } => ReplicaPhase::Refused {
+                message: message.clone(),
+                retryable: *retryable,
+                explanation: explanation.clone(),
+            },
             Stage::Starting | Stage::Started | Stage::Stopping { .. } | Stage::Finishing => {
                 ReplicaPhase::Started
             }

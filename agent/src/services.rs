@@ -1,5 +1,5 @@
 //! What runs beside each started task for as long as the agent knows it: the push of its lines, the
-//! watch over its checkpoints, and its trainer socket.
+//! watches over its checkpoints and over what it uses, and its trainer socket.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::ledger::Record;
 use crate::runtime::TaskKey;
 use crate::socket::{Socket, World};
 use crate::telemetry::{Kind, Push};
+use crate::usage;
 use crate::work::{TaskPaths, checkpoints};
 
 /// How long an ended task's checkpoints may take to be stored. A coordinator that is away for
@@ -27,6 +28,7 @@ pub struct TaskServices {
     /// `None` for a task that writes no checkpoints, or has none left to store.
     checkpoints: Option<Watch>,
     _watching: JoinSet<()>,
+    usage: usage::Watch,
     _socket: Option<Socket>,
 }
 
@@ -49,8 +51,18 @@ impl TaskServices {
             watching.spawn(watcher.run());
             watch
         });
+        let usage = usage::Watch::default();
+        if !record.ended {
+            let own = record.desired.spec.image.is_some();
+            watching.spawn(usage.clone().run(host.runtime.clone(), task.clone(), own));
+        }
         let socket = (!record.ended).then(|| open_socket(host, record, &task, checkpoints.clone())).flatten();
-        Self { host: host.clone(), task, pushes, checkpoints, _watching: watching, _socket: socket }
+        Self { host: host.clone(), task, pushes, checkpoints, _watching: watching, usage, _socket: socket }
+    }
+
+    /// What the task uses while it runs.
+    pub fn usage(&self) -> usage::Watch {
+        self.usage.clone()
     }
 
     /// Resolves when every finished checkpoint is stored, or will never be.

@@ -1,5 +1,6 @@
 //! What workers do to one replica: each verb is one future, bounded, with a result for the router.
 
+mod explain;
 mod image;
 mod inside;
 mod network;
@@ -9,6 +10,7 @@ mod remove;
 mod start;
 mod stop;
 
+pub use explain::{Ended, explain};
 pub use image::keep_tidy as keep_images_tidy;
 pub use network::data as data_address;
 pub use paths::{Inside, NamedDir, Place, TaskPaths, checkpoints};

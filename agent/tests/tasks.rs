@@ -75,7 +75,7 @@ async fn a_missing_working_directory_is_a_refusal_that_names_it() {
     replica.spec.working_dir = Some("/no/such/place".into());
     coordinator.want(&[replica.clone()]);
     let refused = |r: &ObservedReplica| match &r.phase {
-        ReplicaPhase::Refused { message, retryable } => Some((message.clone(), *retryable)),
+        ReplicaPhase::Refused { message, retryable, .. } => Some((message.clone(), *retryable)),
         _ => None,
     };
     let (message, retryable) = coordinator.wait_replica(&replica, "a refusal", refused).await;

@@ -44,7 +44,11 @@ fn devices() -> impl Strategy<Value = DeviceRequest> {
 }
 
 fn constraint() -> impl Strategy<Value = Constraint> {
-    let subject = prop_oneof![Just(ConstraintSubject::Hostname), text().prop_map(ConstraintSubject::Label)];
+    let subject = prop_oneof![
+        Just(ConstraintSubject::Hostname),
+        Just(ConstraintSubject::Id),
+        text().prop_map(ConstraintSubject::Label)
+    ];
     (subject, any::<bool>(), text()).prop_map(|(subject, equal, value)| Constraint { subject, equal, value })
 }
 

@@ -1,10 +1,10 @@
-//! Who runs: `/proc`, searched for what marks a process as ours.
+//! Who runs, and what is mounted: `/proc`, searched for what is ours.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// A process, as `/proc` shows it.
@@ -26,6 +26,23 @@ impl Running {
 
     fn mentions(&self, text: &str) -> bool {
         self.command.contains(text) || String::from_utf8_lossy(&self.environment).contains(text)
+    }
+}
+
+/// What is mounted at or below `directory`.
+pub fn mounted_below(directory: &Path) -> Vec<PathBuf> {
+    let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    points.filter(|point| point.starts_with(&directory)).collect()
+}
+
+/// Takes all of that down, whoever still uses it.
+pub fn unmount_below(directory: &Path) {
+    for point in mounted_below(directory).iter().rev() {
+        if let Err(error) = unmount(point, UnmountFlags::DETACH) {
+            eprintln!("{} stays mounted: {error}", point.display());
+        }
     }
 }
 
@@ -81,20 +98,5 @@ pub fn kill_all(processes: &[Running]) {
     for handle in &handles {
         let timeout = Timespec { tv_sec: 10, tv_nsec: 0 };
         let _ = poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&timeout));
-    }
-}
-
-/// What is mounted below `directory`, the last one first.
-pub fn mounts_below(directory: &Path) -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
-    let targets = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
-    targets.filter(|target| target.starts_with(directory)).collect()
-}
-
-/// Unmounts them, whoever still uses them.
-pub fn unmount(targets: &[PathBuf]) {
-    for target in targets {
-        // An error means that it is gone already.
-        let _ = Command::new("umount").arg("--lazy").arg(target).status();
     }
 }

@@ -17,6 +17,15 @@ pub struct Explanation {
     pub key: Option<&'static str>,
 }
 
+/// Within the bounds of the ledger.
+impl From<Explanation> for convoke_model::Explanation {
+    fn from(explanation: Explanation) -> Self {
+        let Explanation { cause, summary, evidence, advice, key } = explanation;
+        let (cause, key) = (cause.to_owned(), key.map(str::to_owned));
+        Self { cause, summary, evidence, advice, key }.bounded()
+    }
+}
+
 impl Explanation {
     /// As the command line shows it: the cause, the lines that show it indented, what to try.
     pub fn to_text(&self) -> String {

@@ -45,12 +45,13 @@ pub use evidence::{Evidence, Line, Source};
 pub use explanation::Explanation;
 pub use gang::{Consequence, Ended, FirstFailure, first_failure};
 pub use rules::is_consequence;
+pub use tail::{MAX_LINE, MAX_LINES};
 
 use findings::Findings;
 use table::table;
 
 /// Lines that an explanation shows: a screen's share, and enough for a traceback's two ends.
-pub const MAX_EVIDENCE: usize = 12;
+pub const MAX_EVIDENCE: usize = convoke_model::Explanation::MAX_EVIDENCE;
 
 /// Says why a task ended. None for one that succeeded, and where nothing is recognised.
 pub fn explain(evidence: &Evidence<'_>) -> Option<Explanation> {

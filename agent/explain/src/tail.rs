@@ -4,9 +4,9 @@
 use crate::{Line, Source};
 
 /// More lines than a long traceback of each of 8 workers; what is before them is not read.
-pub(crate) const MAX_LINES: usize = 400;
+pub const MAX_LINES: usize = 400;
 /// The longest message that a rule reads, PyTorch's on CUDA memory, has 700 bytes.
-pub(crate) const MAX_LINE: usize = 1024;
+pub const MAX_LINE: usize = 1024;
 
 /// Which worker of the task said a line, where the line says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,15 +1,19 @@
 //! Devices of the node: what there is, and which replica holds what.
 
+mod all;
 mod cpu;
 mod fake;
+mod nvml;
 mod reservations;
 
 use std::collections::BTreeMap;
 
 use convoke_model::{Device, DeviceId};
 
+pub use all::AllDevices;
 pub use cpu::CpuSlots;
 pub use fake::FakeDevices;
+pub use nvml::NvmlGpus;
 pub use reservations::{ReservationError, Reservations};
 
 /// Why the devices cannot be told.

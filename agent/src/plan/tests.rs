@@ -9,7 +9,7 @@ use crate::testing::{desired_replica, rendezvous};
 const NOW: Timestamp = Timestamp(1_000_000);
 
 fn exit(code: i32) -> TaskExit {
-    TaskExit { status: ExitStatus::Code(code), at: NOW, stopped: false, message: None }
+    TaskExit::new(ExitStatus::Code(code), NOW)
 }
 
 fn running() -> Option<TaskStatus> {
@@ -143,7 +143,7 @@ fn any_stage() -> impl Strategy<Value = Stage> {
         Just(Stage::Queued),
         Just(Stage::Preparing),
         Just(Stage::Ready(held())),
-        Just(Stage::Refused { message: "no".into(), retryable: true }),
+        Just(Stage::Refused { message: "no".into(), retryable: true, explanation: None }),
         Just(Stage::Starting),
         Just(Stage::Started),
         (0_u64..2_000_000).prop_map(|at| Stage::Stopping { until: Timestamp(at) }),

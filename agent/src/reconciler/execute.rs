@@ -54,7 +54,12 @@ impl Reconciler {
         }
         slot.replica.stage = Stage::Preparing;
         let (host, desired) = (self.host.clone(), slot.replica.desired.clone());
-        self.spawn(key, async move { Done::Prepared(work::prepare(&host, &desired).await.map(Box::new)) });
+        self.spawn(key, async move {
+            Done::Prepared(match work::prepare(&host, &desired).await {
+                Ok(prepared) => Ok(Box::new(prepared)),
+                Err(refusal) => Err(refusal.explained(&host, &desired).await),
+            })
+        });
     }
 
     fn start(&mut self, key: ReplicaKey, rendezvous: Rendezvous) {
@@ -172,7 +177,8 @@ impl Slot {
     fn refuse(&mut self, host: &Host, refusal: Refusal) {
         info!(job = %self.replica.desired.job, "refused: {}", refusal.message);
         self.abandon(host);
-        self.replica.stage = Stage::Refused { message: refusal.message, retryable: refusal.retryable };
+        let Refusal { message, retryable, explanation } = refusal;
+        self.replica.stage = Stage::Refused { message, retryable, explanation };
     }
 
     /// Node rank 0 of a gang of several nodes looks whether the others come.
@@ -204,7 +210,7 @@ impl Slot {
         self.write(host);
     }
 
-    fn write(&self, host: &Host) {
+    pub(super) fn write(&self, host: &Host) {
         if let Err(error) = ledger::write_record(&host.home, &self.record) {
             ledger_failed(host, &error);
         }
@@ -220,6 +226,7 @@ impl Slot {
                 Stage::Refused {
                     message: "the agent failed to prepare it; see its log".to_owned(),
                     retryable: true,
+                    explanation: None,
                 }
             }
         };

@@ -48,6 +48,7 @@ impl Reconciler {
             unwritten: None,
             slots,
             workers: JoinSet::new(),
+            explaining: JoinSet::new(),
             observed: watch::Sender::new(ObservedState::default()),
         }
         .with_first_look())
@@ -78,6 +79,7 @@ fn recovered(host: &Arc<Host>, record: Record) -> Slot {
     }
     info!(job = %key.job, generation = %key.generation, tasks = started.len(), "taken over");
     let mut slot = Slot::new(replica, record);
+    slot.recall();
     slot.open_services(host, &started);
     if slot.replica.stage == Stage::Started {
         slot.watch_meeting(host);

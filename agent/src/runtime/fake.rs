@@ -154,7 +154,8 @@ impl Shared {
         }
         if let Some(task) = self.tasks().get_mut(key) {
             let stopped = task.kill_at.borrow().is_some();
-            task.status = TaskStatus::Ended(TaskExit { status, at: clock::now(), stopped, message });
+            task.status =
+                TaskStatus::Ended(TaskExit { stopped, message, ..TaskExit::new(status, clock::now()) });
         }
         self.changes.send_modify(|n| *n += 1);
     }

@@ -65,6 +65,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) stop_signal: i32,
     /// Bytes.
     pub(crate) memory_limit: Option<u64>,
+    /// The host's boot in which it was made.
+    #[serde(default)]
+    pub(crate) boot: String,
 }
 
 /// `started.json`.

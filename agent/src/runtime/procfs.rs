@@ -39,8 +39,7 @@ impl ProcessId {
     /// The process that has `pid` now.
     pub(crate) fn of(pid: i32) -> io::Result<Self> {
         let stat = stat(pid)?;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        Ok(Self { pid, start_time: stat.start_time, boot })
+        Ok(Self { pid, start_time: stat.start_time, boot: boot()? })
     }
 
     /// A descriptor that becomes readable when the process ends; `None` if it has already, or is a
@@ -50,6 +49,11 @@ impl ProcessId {
         // Looked up after the descriptor was taken: if it is still the same, so is the descriptor.
         (Self::of(self.pid).ok().as_ref() == Some(self)).then_some(fd)
     }
+}
+
+/// Names the time since the host was started.
+pub(crate) fn boot() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// Sends SIGKILL to every process below `ancestor`, and says how many there were.

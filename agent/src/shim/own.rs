@@ -39,7 +39,7 @@ pub(super) async fn own(dir: &TaskDir, record: &TaskRecord) -> anyhow::Result<()
             spool.push(clock::now(), Source::Convoke, message.as_bytes());
             spool.finish()?;
             let status = ExitStatus::Code(code);
-            dir.write_exit(&TaskExit { status, at: clock::now(), stopped: false, message: Some(message) })?;
+            dir.write_exit(&TaskExit { message: Some(message), ..TaskExit::new(status, clock::now()) })?;
             answer("ended");
             return Ok(());
         }
@@ -154,7 +154,7 @@ impl Owner {
         };
         let message =
             self.killed.then(|| format!("it did not end within its grace after signal {}", self.stop_signal));
-        TaskExit { status, at: clock::now(), stopped, message }
+        TaskExit { stopped, message, ..TaskExit::new(status, clock::now()) }
     }
 
     /// Ends what the main process left behind. If that was asked to stop, it has its grace too.

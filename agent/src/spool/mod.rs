@@ -11,6 +11,7 @@
 //! the reader does at the end. A torn last line (its writer was killed) is left out.
 
 mod ends;
+mod last;
 mod reader;
 mod tail;
 mod writer;
@@ -24,6 +25,7 @@ use std::path::Path;
 use convoke_model::Timestamp;
 
 pub use ends::{End, Ends};
+pub use last::last;
 pub use reader::Reader;
 pub use tail::LineTail;
 pub(crate) use writer::pieces;

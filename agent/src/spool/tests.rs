@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use convoke_model::Timestamp;
 
-use super::{End, LineTail, MAX_LINE, Reader, Source, Writer, list, seal};
+use super::{End, LineTail, MAX_LINE, Reader, Source, Writer, last, list, seal};
 
 const AT: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -190,4 +190,25 @@ fn a_spool_of_several_segments_goes_on_in_its_last_and_keeps_to_its_bound() {
     let batch = Reader::new(dir.path().to_owned(), 0).read(usize::MAX).unwrap();
     assert_eq!(batch.lines.last().unwrap().text, format!("{:0100}", 199_999));
     assert!(batch.lines.windows(2).all(|w| w[1].sequence == w[0].sequence + 1));
+}
+
+#[test]
+fn the_last_lines_are_those_before_the_end_however_long_the_spool() {
+    let limit = 32 * 2 * super::writer::BUFFER as u64;
+    for sealed in [true, false] {
+        let (dir, mut writer) = spool(limit);
+        assert!(last(dir.path(), 3, 100).unwrap().is_empty());
+        for n in 0..60_000 {
+            writer.push(AT, Source::Stdout, format!("{n:0200}").as_bytes());
+        }
+        if sealed {
+            writer.finish().unwrap();
+        } else {
+            writer.flush();
+        }
+        let lines = last(dir.path(), 3, 199).unwrap();
+        let sequences: Vec<u64> = lines.iter().map(|line| line.sequence).collect();
+        assert_eq!(sequences, [59_997, 59_998, 59_999], "sealed: {sealed}");
+        assert!(lines.iter().all(|line| line.text.len() == 199));
+    }
 }

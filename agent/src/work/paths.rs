@@ -113,6 +113,9 @@ impl TaskPaths {
         }
         open_to_all(&self.socket_dir.host, 0o777)?;
         open_to_all(&self.log_dir.host, 0o777)?;
+        if let Some(resume) = &self.resume {
+            open_to_all(&resume.host, 0o755)?;
+        }
         File::options().create(true).append(true).open(&self.metrics.host)?;
         open_to_all(&self.metrics.host, 0o666)
     }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use convoke_model::{DesiredReplica, NodeAddress};
+use convoke_model::{DesiredReplica, Explanation, NodeAddress};
 
 use crate::checkpoint::fetch;
 use crate::files::HostMount;
@@ -12,7 +12,7 @@ use crate::peers::ProbeListener;
 use crate::ports::HeldPort;
 use crate::replica::{Held, task_ranks};
 use crate::work::paths::{Inside, checkpoints, make_checkpoint_dir};
-use crate::work::{inside, network};
+use crate::work::{explain, inside, network};
 use crate::{files, interfaces, runtime};
 
 /// A replica that can be started.
@@ -36,15 +36,23 @@ pub struct Refusal {
     pub message: String,
     /// Another try, perhaps on another node, may help.
     pub retryable: bool,
+    /// Why, where that is recognised.
+    pub explanation: Option<Box<Explanation>>,
 }
 
 impl Refusal {
     pub fn for_good(message: impl ToString) -> Self {
-        Self { message: message.to_string(), retryable: false }
+        Self { message: message.to_string(), retryable: false, explanation: None }
     }
 
     pub fn for_now(message: impl ToString) -> Self {
-        Self { message: message.to_string(), retryable: true }
+        Self { message: message.to_string(), retryable: true, explanation: None }
+    }
+
+    /// With what is to be changed, where that is known.
+    pub async fn explained(mut self, host: &Host, desired: &DesiredReplica) -> Self {
+        self.explanation = explain::refused(host, desired, &self.message).await;
+        self
     }
 }
 

@@ -8,6 +8,7 @@ use convoke_model::{
 };
 use tracing::{info, warn};
 
+use super::explain::{Ended, explain};
 use super::network;
 use super::paths::{Inside, TaskPaths};
 use super::with_sources;
@@ -51,7 +52,9 @@ pub async fn start(host: &Host, start: &Start) -> Result<BTreeMap<Rank, TaskExit
         let starting = ranks.iter().map(|rank| async move {
             let exit = start_one(host, start, *rank).await.err()?;
             warn!(job = %desired.job, %rank, message = exit.message, "task could not be started");
-            Some((*rank, exit))
+            let task = TaskKey { replica: desired.key(), rank: *rank };
+            let ended = Ended { task, desired: desired.clone(), exit: exit.clone(), usage: None };
+            Some((*rank, TaskExit { explanation: explain(host, ended).await, ..exit }))
         });
         failed.extend(futures::future::join_all(starting).await.into_iter().flatten());
     }
@@ -181,5 +184,5 @@ fn gpus(host: &Host, desired: &DesiredReplica) -> Vec<DeviceId> {
 }
 
 fn failed(status: ExitStatus, message: String) -> TaskExit {
-    TaskExit { status, at: now(), stopped: false, message: Some(message) }
+    TaskExit { message: Some(message), ..TaskExit::new(status, now()) }
 }

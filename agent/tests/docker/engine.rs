@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use bollard::body_full;
 use bollard::query_parameters::ImportImageOptions;
-use bollard::{Docker, body_full};
 use convoke_agent::engine::{DEFAULT_SOCKET, Engine};
 use convoke_model::{ExitStatus, ObservedReplica, ObservedState, TaskExit, TaskPhase};
 use futures::StreamExt as _;
@@ -15,54 +15,75 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{sleep, timeout};
 
 use super::host::{DEADLINE, IMAGE, block_on};
-use super::lives::{World, contained};
-use super::support::running;
+use super::lives::{COUNT, World, contained, counted};
+use super::support::{Memory, running, stopped, until};
 
-/// A dockerd of a test's own.
-struct PrivateEngine {
-    dir: tempfile::TempDir,
-    child: Option<Child>,
+/// What an engine of one's own needs and this host lacks.
+pub(super) fn missing() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("only root can start an engine of its own".to_owned());
+    }
+    let lacks = |program: &&&str| {
+        Command::new(**program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()
+    };
+    ["dockerd", "containerd", "unshare", "nsenter"].iter().find(lacks).map(|program| format!("no {program}"))
 }
 
+/// A dockerd of a test's own, and the containerd below it, which outlives it as on any host.
+struct PrivateEngine {
+    dir: tempfile::TempDir,
+    /// Leads the namespaces of both: what they mount, and their network, end with it.
+    containerd: Child,
+    dockerd: Option<Child>,
+}
+
+const CONTAINERD: &str = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+
 impl PrivateEngine {
-    async fn start() -> Self {
+    async fn start(config: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("convoke-dockerd-").tempdir().unwrap();
-        let mut engine = Self { dir, child: None };
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("daemon.json"), config).unwrap();
+        fs::write(path("containerd.toml"), CONTAINERD).unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "--", "containerd", "--config"]).arg(path("containerd.toml"));
+        command.arg("--address").arg(path("containerd.sock"));
+        command.arg("--root").arg(path("root")).arg("--state").arg(path("state"));
+        let containerd = logged(&mut command, &path("containerd.log"));
+        let mut engine = Self { dir, containerd, dockerd: None };
+        until("containerd", || engine.path("containerd.sock").exists().then_some(())).await;
         engine.start_again().await;
         // Its one image, from the host's engine.
         let host = Engine::connect(Path::new(DEFAULT_SOCKET)).await.unwrap();
         let saved: Vec<_> = host.docker().export_image(IMAGE).map(Result::unwrap).collect().await;
-        let docker = engine.docker().await;
-        let loading =
-            docker.import_image(ImportImageOptions::default(), body_full(saved.concat().into()), None);
-        let loaded: Vec<_> = loading.collect().await;
-        loaded.into_iter().for_each(|step| drop(step.unwrap()));
+        let docker = Engine::connect(&engine.socket()).await.unwrap();
+        let body = body_full(saved.concat().into());
+        let loading = docker.docker().import_image(ImportImageOptions::default(), body, None);
+        loading.for_each(async |step| drop(step.unwrap())).await;
         engine
     }
 
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("docker.sock")
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
-    async fn docker(&self) -> Docker {
-        Engine::connect(&self.socket()).await.unwrap().docker().clone()
+    fn socket(&self) -> PathBuf {
+        self.path("docker.sock")
     }
 
     async fn start_again(&mut self) {
-        let path = |name: &str| self.dir.path().join(name);
-        fs::write(path("daemon.json"), "{}").unwrap();
-        let log = File::options().create(true).append(true).open(path("log")).unwrap();
-        let mut command = Command::new("unshare");
-        command.args(["--net", "--", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"]);
-        command.arg("--storage-driver=vfs").arg("--config-file").arg(path("daemon.json"));
-        command.arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
-        command.arg("--pidfile").arg(path("pid")).arg("--host");
-        command.arg(format!("unix://{}", self.socket().display()));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.child = Some(command.spawn().unwrap());
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--target={}", self.containerd.id())).args(["--net", "--mount", "--", "dockerd"]);
+        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs"]);
+        command.arg("--containerd").arg(self.path("containerd.sock"));
+        command.arg("--config-file").arg(self.path("daemon.json"));
+        command.arg("--data-root").arg(self.path("data")).arg("--exec-root").arg(self.path("exec"));
+        command.arg("--pidfile").arg(self.path("pid"));
+        command.arg("--host").arg(format!("unix://{}", self.socket().display()));
+        self.dockerd = Some(logged(&mut command, &self.path("dockerd.log")));
         let up = async {
             while Engine::connect(&self.socket()).await.is_err() {
-                sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(50)).await;
             }
         };
         timeout(DEADLINE, up).await.expect("a private dockerd starts");
@@ -70,19 +91,36 @@ impl PrivateEngine {
 
     /// As `systemctl stop docker` does.
     fn stop(&mut self) {
-        let mut child = self.child.take().unwrap();
-        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-        child.wait().unwrap();
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        end(&mut self.dockerd.take().unwrap(), signal);
     }
 }
 
 impl Drop for PrivateEngine {
+    /// The agent has removed its containers by now, or they end with their engine.
     fn drop(&mut self) {
-        if self.child.is_some() {
+        if self.dockerd.is_some() {
             self.stop();
         }
+        end(&mut self.containerd, Signal::TERM);
     }
 }
+
+fn logged(command: &mut Command, log: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(log).unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+}
+
+fn end(child: &mut Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+    child.wait().unwrap();
+}
+
+/// Which is no success when it was the engine that asked.
+const ENDS_WELL_WHEN_ASKED: &str = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done";
 
 fn is_down(observed: &ObservedState) -> bool {
     observed.conditions.iter().any(|condition| condition.name == "DockerDown")
@@ -97,7 +135,7 @@ fn exit(replica: &ObservedReplica) -> Option<TaskExit> {
 
 pub(super) fn an_engine_that_stops_takes_its_containers_and_is_told_so() {
     block_on(async {
-        let mut engine = PrivateEngine::start().await;
+        let mut engine = PrivateEngine::start("{}").await;
         let world = World::on(engine.socket().to_str().unwrap()).await;
         let _agent = world.agent();
         // Ends well when asked: no success all the same.
@@ -106,7 +144,7 @@ pub(super) fn an_engine_that_stops_takes_its_containers_and_is_told_so() {
         world.coordinator.want(&[running(&replica)]);
         world.until_said(&replica, 0, "ready").await;
         engine.stop();
-        let down = |m: &super::support::Memory| m.observed.as_ref().filter(|o| is_down(o)).cloned();
+        let down = |m: &Memory| m.observed.as_ref().filter(|o| is_down(o)).cloned();
         let observed = world.coordinator.wait("DockerDown", down).await;
         let task = &observed.replicas[0].tasks[0];
         assert!(matches!(task.phase, TaskPhase::Running { .. }), "nobody knows better: {task:?}");
@@ -114,32 +152,72 @@ pub(super) fn an_engine_that_stops_takes_its_containers_and_is_told_so() {
         let exit = world.coordinator.wait_replica(&replica, "the end", exit).await;
         assert_eq!((exit.status, exit.stopped), (ExitStatus::Unknown, false));
         assert!(exit.message.unwrap().contains("the Docker Engine stopped or restarted"));
-        let up = |m: &super::support::Memory| m.observed.as_ref().is_some_and(|o| !is_down(o)).then_some(());
+        let up = |m: &Memory| m.observed.as_ref().is_some_and(|o| !is_down(o)).then_some(());
         world.coordinator.wait("no condition", up).await;
         world.coordinator.want(&[]);
         world.coordinator.wait("removal", |m| m.observed.as_ref()?.replicas.is_empty().then_some(())).await;
     });
 }
 
+pub(super) fn an_engine_with_live_restore_comes_back_to_running_containers() {
+    block_on(async {
+        let mut engine = PrivateEngine::start(r#"{"live-restore": true}"#).await;
+        let world = World::on(engine.socket().to_str().unwrap()).await;
+        let _agent = world.agent();
+        let replica = contained("j", &["cpu-0"], COUNT);
+        world.coordinator.want(&[running(&replica)]);
+        let pids = world.pids(&replica).await;
+        world.until_said(&replica, 0, "100").await;
+        engine.stop();
+        let down = |m: &Memory| m.observed.as_ref().filter(|o| is_down(o)).cloned();
+        world.coordinator.wait("DockerDown", down).await;
+        engine.start_again().await;
+        world.until_said(&replica, 0, "1000").await;
+        assert_eq!(world.pids(&replica).await, pids);
+        world.coordinator.want(&[stopped(&replica, 100)]);
+        let exits = world.ended(&replica).await;
+        assert!(exits[0].stopped, "{exits:?}");
+        assert!(counted(&world.output(&replica, 0)) >= 1000);
+    });
+}
+
+pub(super) fn an_engine_that_is_killed_takes_its_containers_when_it_is_back() {
+    block_on(async {
+        let mut engine = PrivateEngine::start("{}").await;
+        let world = World::on(engine.socket().to_str().unwrap()).await;
+        let _agent = world.agent();
+        let replica = contained("j", &["cpu-0"], "echo ready; exec sleep 600");
+        world.coordinator.want(&[running(&replica)]);
+        world.until_said(&replica, 0, "ready").await;
+        engine.signal(Signal::KILL);
+        let down = |m: &Memory| m.observed.as_ref().filter(|o| is_down(o)).cloned();
+        world.coordinator.wait("DockerDown", down).await;
+        engine.start_again().await;
+        let exit = world.coordinator.wait_replica(&replica, "the end", exit).await;
+        assert_eq!((exit.status, exit.stopped), (ExitStatus::Unknown, false));
+        assert!(exit.message.unwrap().contains("the Docker Engine stopped or restarted"));
+    });
+}
+
 pub(super) fn an_agent_that_starts_before_its_engine_finds_its_tasks_when_it_is_back() {
     block_on(async {
-        let mut engine = PrivateEngine::start().await;
+        let mut engine = PrivateEngine::start("{}").await;
         let world = World::on(engine.socket().to_str().unwrap()).await;
         let agent = world.agent();
-        let replica = contained("j", &["cpu-0"], "echo ready; exec sleep 600");
+        let replica = contained("j", &["cpu-0"], ENDS_WELL_WHEN_ASKED);
         world.coordinator.want(&[running(&replica)]);
         world.until_said(&replica, 0, "ready").await;
         agent.kill();
         engine.stop();
         world.coordinator.memory().observed = None;
         let _agent = world.agent();
-        let down = |m: &super::support::Memory| m.observed.as_ref().filter(|o| is_down(o)).cloned();
+        let down = |m: &Memory| m.observed.as_ref().filter(|o| is_down(o)).cloned();
         let observed = world.coordinator.wait("DockerDown", down).await;
         assert_eq!(observed.replicas.len(), 1, "known by its files");
         // What is wanted of it now waits for the engine.
         engine.start_again().await;
         let exit = world.coordinator.wait_replica(&replica, "the end", exit).await;
-        assert!(!exit.status.is_success(), "{exit:?}");
+        assert_eq!(exit.status, ExitStatus::Unknown, "{exit:?}");
         world.coordinator.want(&[]);
         world.coordinator.wait("removal", |m| m.observed.as_ref()?.replicas.is_empty().then_some(())).await;
     });

@@ -58,7 +58,7 @@ impl World {
         self.coordinator.memory().lines.get(&stream).cloned().unwrap_or_default()
     }
 
-    fn output(&self, replica: &DesiredReplica, rank: u32) -> Vec<String> {
+    pub(super) fn output(&self, replica: &DesiredReplica, rank: u32) -> Vec<String> {
         self.lines(replica, rank, v1::StreamKind::Output)
     }
 
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// The first processes of the replica's containers, once they are known.
-    async fn pids(&self, replica: &DesiredReplica) -> Vec<u32> {
+    pub(super) async fn pids(&self, replica: &DesiredReplica) -> Vec<u32> {
         let pid = |phase: &TaskPhase| match phase {
             TaskPhase::Running { pid, .. } if *pid > 0 => Some(*pid),
             TaskPhase::Running { .. } | TaskPhase::Waiting | TaskPhase::Exited(_) => None,
@@ -78,7 +78,7 @@ impl World {
     }
 
     /// The ends of the replica's tasks, once their lines are here.
-    async fn ended(&self, replica: &DesiredReplica) -> Vec<TaskExit> {
+    pub(super) async fn ended(&self, replica: &DesiredReplica) -> Vec<TaskExit> {
         let exits = self.coordinator.wait_replica(replica, "the end", ended).await;
         let stream = |m: &super::support::Memory| {
             let key =
@@ -198,7 +198,7 @@ pub(super) fn checkpoints_below_a_mount_are_read_where_the_host_has_them() {
         refused.spec.checkpoint.dir = Some("/w/ckpt".to_owned());
         world.coordinator.want(&[refused.clone()]);
         let message = |r: &ObservedReplica| match &r.phase {
-            ReplicaPhase::Refused { message, retryable: false } => Some(message.clone()),
+            ReplicaPhase::Refused { message, retryable: false, .. } => Some(message.clone()),
             _ => None,
         };
         let message = world.coordinator.wait_replica(&refused, "a refusal", message).await;
@@ -229,13 +229,14 @@ pub(super) fn a_replica_with_its_own_network_meets_at_loopback() {
 }
 
 /// The numbers that a rank counted, which must be without gap or repeat.
-fn counted(lines: &[String]) -> usize {
+pub(super) fn counted(lines: &[String]) -> usize {
     let numbers: Vec<usize> = lines.iter().map(|line| line.parse().unwrap()).collect();
     assert!(numbers.iter().enumerate().all(|(i, n)| *n == i + 1), "{lines:?}");
     numbers.len()
 }
 
-const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i; [ $((i % 20)) = 0 ] && sleep 0.05; done";
+pub(super) const COUNT: &str =
+    "i=0; while :; do i=$((i+1)); echo $i; [ $((i % 20)) = 0 ] && sleep 0.05; done";
 
 pub(super) fn a_killed_agent_finds_its_containers_again_and_their_lines_go_on() {
     block_on(async {
@@ -291,6 +292,20 @@ pub(super) fn a_container_that_ended_while_no_agent_was_there_is_reported() {
         let _agent = world.agent();
         assert_eq!(codes(&world.ended(&replica).await), [ExitStatus::Code(7)]);
         assert_eq!(counted(&world.output(&replica, 0)), 2000);
+    });
+}
+
+pub(super) fn an_agent_that_nobody_wants_any_more_takes_its_containers_along() {
+    block_on(async {
+        let mut world = World::new().await;
+        let agent = world.agent();
+        let replica = contained("j", &["cpu-0", "cpu-1"], "exec sleep 600");
+        world.coordinator.want(&[running(&replica)]);
+        world.pids(&replica).await;
+        assert_eq!(world.containers().await.len(), 2);
+        world.site.let_go();
+        agent.exited().await;
+        assert_eq!(world.containers().await, Vec::<String>::new());
     });
 }
 

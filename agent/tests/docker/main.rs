@@ -59,9 +59,19 @@ fn cases() -> Vec<Case> {
             a_replica_with_its_own_network_meets_at_loopback,
             a_killed_agent_finds_its_containers_again_and_their_lines_go_on,
             a_container_that_ended_while_no_agent_was_there_is_reported,
+            an_agent_that_nobody_wants_any_more_takes_its_containers_along,
             strangers_and_other_agents_containers_are_left_alone;
+    }
+    .to_vec()
+}
+
+/// These stop an engine, so they start one of their own.
+fn private_cases() -> Vec<Case> {
+    cases! {
         engine:
             an_engine_that_stops_takes_its_containers_and_is_told_so,
+            an_engine_with_live_restore_comes_back_to_running_containers,
+            an_engine_that_is_killed_takes_its_containers_when_it_is_back,
             an_agent_that_starts_before_its_engine_finds_its_tasks_when_it_is_back;
     }
     .to_vec()
@@ -70,13 +80,16 @@ fn cases() -> Vec<Case> {
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let missing = if arguments.list { None } else { host::missing() };
-    let trial = |(name, test): Case| match &missing {
+    let private = missing.clone().or_else(|| if arguments.list { None } else { engine::missing() });
+    let trial = |(name, test): Case, missing: &Option<String>| match missing {
         None => Trial::test(name, move || run(test)),
         Some(missing) => {
             Trial::test(format!("{name} (not run: {missing})"), || Ok(())).with_ignored_flag(true)
         }
     };
-    libtest_mimic::run(&arguments, cases().into_iter().map(trial).collect()).exit_code()
+    let shared = cases().into_iter().map(|case| trial(case, &missing));
+    let trials = shared.chain(private_cases().into_iter().map(|case| trial(case, &private)));
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
 fn run(test: fn()) -> Result<(), Failed> {

@@ -11,7 +11,7 @@ use super::DEADLINE;
 /// A state directory, and a lifeline: when the test ends, however it does, so do its processes.
 pub struct Site {
     pub directory: tempfile::TempDir,
-    _lifeline: File,
+    lifeline: Option<File>,
 }
 
 impl Site {
@@ -19,7 +19,12 @@ impl Site {
         let directory = tempfile::tempdir().unwrap();
         let lifeline = File::create(directory.path().join("lifeline")).unwrap();
         lifeline.lock().unwrap();
-        Self { directory, _lifeline: lifeline }
+        Self { directory, lifeline: Some(lifeline) }
+    }
+
+    /// What happens to the agents when their test ends, however it does.
+    pub fn let_go(&mut self) {
+        self.lifeline = None;
     }
 
     pub fn state(&self) -> PathBuf {

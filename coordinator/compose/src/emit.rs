@@ -141,6 +141,7 @@ fn restart(policy: &RestartPolicy) -> Json {
 fn constraint(constraint: &Constraint) -> String {
     let subject = match &constraint.subject {
         ConstraintSubject::Hostname => "node.hostname".to_owned(),
+        ConstraintSubject::Id => "node.id".to_owned(),
         ConstraintSubject::Label(label) => format!("node.labels.{label}"),
     };
     format!("{subject} {} {}", if constraint.equal { "==" } else { "!=" }, constraint.value)

@@ -15,6 +15,7 @@ mod files;
 mod interpolate;
 mod merge;
 mod name;
+mod place;
 mod project;
 mod report;
 mod service;
@@ -25,5 +26,6 @@ mod units;
 mod yaml;
 
 pub use files::{Disk, Files};
+pub use place::KeyPlace;
 pub use project::{LoadOptions, Project};
 pub use report::{ComposeErrors, Note, Place, Problem};

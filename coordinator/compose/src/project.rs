@@ -51,6 +51,8 @@ pub struct Project {
     pub jobs: Vec<JobSpec>,
     /// In the order of the files' lines.
     pub notes: Vec<Note>,
+    /// All files as one.
+    pub(crate) tree: Node,
 }
 
 impl Project {
@@ -99,7 +101,7 @@ impl Loader<'_> {
         let mut notes = std::mem::take(&mut self.report.notes);
         notes.sort_by(|a, b| a.place.cmp(&b.place));
         notes.dedup();
-        Ok(Project { name, dir, jobs, notes })
+        Ok(Project { name, dir, jobs, notes, tree: root })
     }
 
     fn variable(&self, name: &str) -> Option<String> {

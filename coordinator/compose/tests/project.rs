@@ -465,3 +465,20 @@ fn the_number_of_nodes_is_for_services_that_reserve_devices_where_any_does() {
     assert_eq!(replicas(&format!("{board}{train}")), [1, 3]);
     assert_eq!(replicas(board), [3]);
 }
+
+#[test]
+fn the_line_of_a_key_is_found_in_the_file_that_has_the_last_word_or_else_its_services() {
+    let base = "services:\n  train:\n    image: i\n    deploy:\n      resources:\n        limits:\n          memory: 1g\n";
+    let over = "services:\n  train:\n    shm_size: 1g\n    image: j\n";
+    let project = load_with(&[("a.yaml", base), ("b.yaml", over)], |options| {
+        options.files = vec!["a.yaml".into(), "b.yaml".into()];
+    })
+    .unwrap();
+    let place = |service, key| project.place_of(service, key).map(|p| (p.place.to_string(), p.found));
+    assert_eq!(place("train", "deploy.resources.limits.memory"), Some(("a.yaml:7".to_owned(), true)));
+    assert_eq!(place("train", "shm_size"), Some(("b.yaml:3".to_owned(), true)));
+    assert_eq!(place("train", "image"), Some(("b.yaml:4".to_owned(), true)));
+    assert_eq!(place("train", "ports"), Some(("b.yaml:2".to_owned(), false)));
+    assert_eq!(place("train", "image.name"), Some(("b.yaml:2".to_owned(), false)));
+    assert_eq!(place("serve", "image"), None);
+}

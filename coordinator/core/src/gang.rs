@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use convoke_model::{
-    ExitStatus, Failure, FailureClass, NodeId, NodeRank, NodeState, ObservedReplica, Rank, Rendezvous,
-    ReplicaPhase, ReplicaPlacement, Revision, TaskExit, TaskPhase, Timestamp, millis,
+    NodeId, NodeRank, NodeState, ObservedReplica, Rank, Rendezvous, ReplicaPhase, ReplicaPlacement, Revision,
+    TaskExit, TaskPhase, Timestamp, millis,
 };
 
+use crate::blame;
 use crate::draft::Draft;
 use crate::rendezvous::{meets, rendezvous};
 use crate::session::Sessions;
@@ -93,7 +94,7 @@ impl Member<'_> {
         self.observed.map(|o| &o.phase)
     }
 
-    fn exits(&self) -> impl Iterator<Item = (Rank, &TaskExit)> {
+    pub(crate) fn exits(&self) -> impl Iterator<Item = (Rank, &TaskExit)> {
         self.observed.iter().flat_map(|o| &o.tasks).filter_map(|task| match &task.phase {
             TaskPhase::Exited(exit) => Some((task.rank, exit)),
             TaskPhase::Waiting | TaskPhase::Running { .. } => None,
@@ -140,7 +141,7 @@ pub(crate) fn judge(job: &Job, members: &[Member<'_>], clock: &Clock) -> Option<
 }
 
 fn judge_preparing(job: &Job, members: &[Member<'_>], clock: &Clock, starting: &Starting) -> Option<Verdict> {
-    if let Some(verdict) = refusal(job, members).or_else(|| loss(job, members, clock)) {
+    if let Some(verdict) = refusal(job, members, clock).or_else(|| loss(job, members, clock)) {
         return Some(verdict);
     }
     if let Some(m) = members.iter().find(|m| m.phase() == Some(&ReplicaPhase::Ended)) {
@@ -150,7 +151,7 @@ fn judge_preparing(job: &Job, members: &[Member<'_>], clock: &Clock, starting: &
     if members.iter().all(Member::is_ready) {
         if let Some(reason) = different_images(job, members) {
             let grace_ms = millis(job.spec.failure_grace);
-            return Some(Verdict::Drain { then: Then::Fail { reason }, grace_ms });
+            return Some(Verdict::Drain { then: Then::Fail { reason, failure: None }, grace_ms });
         }
         return Some(match rendezvous(job, members) {
             Ok(rendezvous) => Verdict::Release(rendezvous),
@@ -168,7 +169,9 @@ fn judge_released(
     release: &Release,
 ) -> Option<Verdict> {
     let ended = task_failure(job, members, clock).or_else(|| vanished(job, members, clock, release.revision));
-    if let Some(verdict) = ended.or_else(|| refusal(job, members)).or_else(|| loss(job, members, clock)) {
+    if let Some(verdict) =
+        ended.or_else(|| refusal(job, members, clock)).or_else(|| loss(job, members, clock))
+    {
         return Some(verdict);
     }
     let moved = |m: &&Member<'_>| {
@@ -196,7 +199,7 @@ fn judge_running(job: &Job, members: &[Member<'_>], clock: &Clock, running: &Run
     }
     let ended = task_failure(job, members, clock)
         .or_else(|| vanished(job, members, clock, running.release.revision))
-        .or_else(|| refusal(job, members))
+        .or_else(|| refusal(job, members, clock))
         .or_else(|| loss(job, members, clock));
     if ended.is_some() {
         return ended;
@@ -207,7 +210,7 @@ fn judge_running(job: &Job, members: &[Member<'_>], clock: &Clock, running: &Run
         let reason = format!(
             "stopped at its time limit of {allowed} s; raise x-convoke.time_limit to let it run longer"
         );
-        Verdict::Drain { then: Then::Fail { reason }, grace_ms: millis(job.spec.stop_grace) }
+        Verdict::Drain { then: Then::Fail { reason, failure: None }, grace_ms: millis(job.spec.stop_grace) }
     })
 }
 
@@ -251,54 +254,11 @@ pub(crate) fn fenced(job: &Job, heard: Timestamp, margin: Duration) -> Option<Ti
 
 /// The first task that ended otherwise than with 0.
 fn task_failure(job: &Job, members: &[Member<'_>], clock: &Clock) -> Option<Verdict> {
-    let failure = first_failure(job, members, clock)?;
+    let failure = blame::first_failure(job, members, clock)?;
     Some(Verdict::Drain {
         then: Then::Recover { failure, avoid: Vec::new() },
         grace_ms: millis(job.spec.failure_grace),
     })
-}
-
-/// Of the exits seen so far the likeliest cause: a rank that was killed or is unaccounted for goes before one that
-/// exited by itself (the survivors of a killed rank do), then the earlier exit. Ranks that were
-/// asked to stop only followed.
-pub(crate) fn first_failure(job: &Job, members: &[Member<'_>], clock: &Clock) -> Option<Failure> {
-    let exits = members.iter().flat_map(|m| m.exits().map(move |(rank, exit)| (m, rank, exit)));
-    let failed = exits.filter(|(_, _, exit)| !exit.status.is_success());
-    let first = failed.min_by_key(|(_, rank, exit)| {
-        let own = classify(exit) == FailureClass::Application;
-        (exit.stopped, own, exit.at, *rank)
-    });
-    first.map(|(member, rank, exit)| {
-        let node = &member.placement.node;
-        Failure {
-            class: classify(exit),
-            node: Some(node.clone()),
-            rank: Some(rank),
-            exit: Some(exit.status),
-            message: describe_exit(job, node, rank, exit),
-            at: clock.now,
-        }
-    })
-}
-
-fn classify(exit: &TaskExit) -> FailureClass {
-    match exit.status {
-        // Nobody but us or the host sends SIGKILL: out of memory, an operator, a reset.
-        ExitStatus::Signal(9) | ExitStatus::Unknown => FailureClass::Infrastructure,
-        _ if exit.stopped => FailureClass::Infrastructure,
-        ExitStatus::Code(_) | ExitStatus::Signal(_) => FailureClass::Application,
-    }
-}
-
-fn describe_exit(job: &Job, node: &NodeId, rank: Rank, exit: &TaskExit) -> String {
-    let how = match exit.status {
-        ExitStatus::Code(code) => format!("exited with code {code}"),
-        ExitStatus::Signal(9) => "was killed by signal 9 (out of memory?)".to_owned(),
-        ExitStatus::Signal(signal) => format!("was ended by signal {signal}"),
-        ExitStatus::Unknown => "ended and left no exit record".to_owned(),
-    };
-    let detail = exit.message.as_ref().map_or(String::new(), |message| format!(" ({message})"));
-    format!("rank {rank} on {node} {how}{detail}; see: convoke logs {} --rank {rank}", job.spec.name)
 }
 
 /// A replica that its node no longer has, or that ended without an exit of each task.
@@ -327,20 +287,15 @@ fn loss(job: &Job, members: &[Member<'_>], clock: &Clock) -> Option<Verdict> {
     Some(recover(job, clock, Some(node), format!("node {node} was lost; see: convoke nodes")))
 }
 
-fn refusal(job: &Job, members: &[Member<'_>]) -> Option<Verdict> {
-    let refused = |m: &Member<'_>| match m.phase() {
-        Some(ReplicaPhase::Refused { message, retryable }) => {
-            Some((*retryable, m.placement.node.clone(), message.clone()))
-        }
-        _ => None,
+fn refusal(job: &Job, members: &[Member<'_>], clock: &Clock) -> Option<Verdict> {
+    let (retryable, failure) = blame::refusal(members, clock)?;
+    let then = if retryable {
+        let avoid = failure.node.iter().cloned().collect();
+        Then::Replace { reason: failure.message, avoid, explanation: failure.explanation }
+    } else {
+        Then::Fail { reason: failure.message.clone(), failure: Some(Box::new(failure)) }
     };
-    // One that cannot be cured goes first: trying again would be in vain.
-    let (retryable, node, message) = members.iter().filter_map(refused).min()?;
-    if retryable {
-        return Some(replace(job, &node, format!("node {node} could not prepare it: {message}")));
-    }
-    let reason = format!("node {node} refused it: {message}; correct the job and submit it again");
-    Some(Verdict::Drain { then: Then::Fail { reason }, grace_ms: millis(job.spec.failure_grace) })
+    Some(Verdict::Drain { then, grace_ms: millis(job.spec.failure_grace) })
 }
 
 /// Two replicas would run different bits under one image name, which is where a gang's strangest
@@ -372,22 +327,17 @@ fn too_slow(
         members.iter().filter(|m| !is_fine(m)).map(|m| m.placement.node.clone()).collect();
     let names: Vec<&str> = late.iter().map(NodeId::as_str).collect();
     let message = format!("not {what} in time on {}; see the agents' logs there", names.join(", "));
-    let failure = infrastructure(clock, late.first(), message);
+    let failure = blame::infrastructure(clock, late.first(), message);
     Verdict::Drain { then: Then::Recover { failure, avoid: late }, grace_ms: millis(job.spec.failure_grace) }
 }
 
 fn recover(job: &Job, clock: &Clock, node: Option<&NodeId>, message: String) -> Verdict {
     let avoid = node.cloned().into_iter().collect();
-    let failure = infrastructure(clock, node, message);
+    let failure = blame::infrastructure(clock, node, message);
     Verdict::Drain { then: Then::Recover { failure, avoid }, grace_ms: millis(job.spec.failure_grace) }
 }
 
 fn replace(job: &Job, node: &NodeId, reason: String) -> Verdict {
-    let then = Then::Replace { reason, avoid: vec![node.clone()] };
+    let then = Then::Replace { reason, avoid: vec![node.clone()], explanation: None };
     Verdict::Drain { then, grace_ms: millis(job.spec.failure_grace) }
-}
-
-pub(crate) fn infrastructure(clock: &Clock, node: Option<&NodeId>, message: String) -> Failure {
-    let class = FailureClass::Infrastructure;
-    Failure { class, node: node.cloned(), rank: None, exit: None, message, at: clock.now }
 }

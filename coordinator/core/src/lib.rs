@@ -29,6 +29,7 @@
 //!   survivors of a killed rank often exit before the killed one is reported.
 
 mod apply;
+mod blame;
 mod change;
 mod checkpoints;
 mod config;

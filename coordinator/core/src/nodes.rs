@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use convoke_model::{
     AgentInstance, ClusterId, Condition, EventLevel, JobId, NodeId, NodeInfo, NodeState, ObservedReplica,
-    ObservedState, ReplicaKey, ReplicaPhase, TaskPhase,
+    ObservedState, ReplicaKey, ReplicaPhase, TaskExit, TaskPhase,
 };
 
 use crate::draft::Draft;
@@ -179,12 +179,25 @@ fn keep_ends(before: &ObservedReplica, replica: &mut ObservedReplica) {
     }
     for old in &before.tasks {
         match replica.tasks.iter_mut().find(|task| task.rank == old.rank) {
-            Some(task) if matches!(old.phase, TaskPhase::Exited(_)) => task.phase = old.phase.clone(),
-            Some(_) => {}
+            Some(task) => {
+                if let TaskPhase::Exited(old) = &old.phase {
+                    task.phase = TaskPhase::Exited(with_more(old, &task.phase));
+                }
+            }
             None => replica.tasks.push(old.clone()),
         }
     }
     replica.tasks.sort_by_key(|task| task.rank);
+}
+
+/// An end, with what a later report knows of it besides.
+fn with_more(old: &TaskExit, fresh: &TaskPhase) -> TaskExit {
+    let mut exit = old.clone();
+    if let TaskPhase::Exited(fresh) = fresh {
+        exit.explanation = exit.explanation.or_else(|| fresh.explanation.clone());
+        exit.message = exit.message.or_else(|| fresh.message.clone());
+    }
+    exit
 }
 
 /// True once the node itself says that the replica is over.

@@ -9,7 +9,9 @@
 //! ```
 //! A final phase is left only by a user's restart.
 
-use convoke_model::{Failure, JobId, JobState, NodeId, NodeRank, Rendezvous, Revision, Timestamp};
+use convoke_model::{
+    Explanation, Failure, JobId, JobState, NodeId, NodeRank, Rendezvous, Revision, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,11 +97,16 @@ pub enum Then {
     Replace {
         reason: String,
         avoid: Vec<NodeId>,
+        #[serde(default)]
+        explanation: Option<Box<Explanation>>,
     },
     /// A user asked for the next generation.
     Restart,
     Fail {
         reason: String,
+        /// Where somebody refused it.
+        #[serde(default)]
+        failure: Option<Box<Failure>>,
     },
     Stop {
         reason: String,
@@ -141,11 +148,20 @@ impl Phase {
 }
 
 impl Then {
+    /// What went wrong, if something did that is to be remembered.
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Recover { failure, .. } => Some(failure),
+            Self::Fail { failure, .. } => failure.as_deref(),
+            Self::Replace { .. } | Self::Restart | Self::Stop { .. } => None,
+        }
+    }
+
     pub fn reason(&self) -> &str {
         match self {
             Self::Recover { failure, .. } => &failure.message,
             Self::Restart => "restart asked for by a user",
-            Self::Replace { reason, .. } | Self::Fail { reason } | Self::Stop { reason } => reason,
+            Self::Replace { reason, .. } | Self::Fail { reason, .. } | Self::Stop { reason } => reason,
         }
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Candidate<'a> {
     /// Why nothing may be placed on it now, as a predicate: "is suspect".
     pub(crate) barred: Option<String>,
     pub(crate) held: BTreeSet<DeviceId>,
+    /// No container can be started on it now.
+    pub(crate) engine_down: bool,
     /// Taken only where no other node is left.
     pub(crate) last_resort: bool,
 }
@@ -69,6 +71,9 @@ fn fit<'a>(spec: &JobSpec, candidate: &Candidate<'a>) -> Result<Fit<'a>, String>
     }
     if let Some(why) = &candidate.barred {
         return Err(why.clone());
+    }
+    if runtime == RuntimeKind::Docker && candidate.engine_down {
+        return Err("waits for its Docker Engine".to_owned());
     }
     let mut all: Vec<&Device> = info.devices.iter().filter(|d| d.kind == spec.devices.kind).collect();
     all.sort_by_key(|d| (d.index, &d.id));
@@ -129,6 +134,7 @@ fn rank(spec: &JobSpec, fits: Vec<Fit<'_>>) -> Placement {
 fn is_met(constraint: &Constraint, info: &NodeInfo) -> bool {
     let actual = match &constraint.subject {
         ConstraintSubject::Hostname => Some(info.hostname.as_str()),
+        ConstraintSubject::Id => Some(info.id.as_str()),
         ConstraintSubject::Label(key) => info.labels.get(key).map(String::as_str),
     };
     (actual == Some(constraint.value.as_str())) == constraint.equal
@@ -137,6 +143,7 @@ fn is_met(constraint: &Constraint, info: &NodeInfo) -> bool {
 fn show(constraint: &Constraint) -> String {
     let subject = match &constraint.subject {
         ConstraintSubject::Hostname => "node.hostname".to_owned(),
+        ConstraintSubject::Id => "node.id".to_owned(),
         ConstraintSubject::Label(key) => format!("node.labels.{key}"),
     };
     format!("{subject} {} {}", if constraint.equal { "==" } else { "!=" }, constraint.value)

@@ -8,7 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use convoke_model::{DeviceId, DeviceKind, EventLevel, JobId, JobName, NodeId, NodeState, Placement};
+use convoke_model::{
+    Condition, DeviceId, DeviceKind, EventLevel, JobId, JobName, NodeId, NodeState, Placement,
+};
 
 use crate::depends::Dependencies;
 use crate::draft::Draft;
@@ -210,6 +212,7 @@ impl Draft<'_> {
                 info: &node.info,
                 barred,
                 held: held.map_or_else(BTreeSet::new, |h| h.passing.union(&h.stuck).cloned().collect()),
+                engine_down: node.observed.conditions.iter().any(|c| c.name == Condition::DOCKER_DOWN),
                 last_resort: !node.observed.conditions.is_empty() || avoid.contains(&node.info.id),
             }
         };
@@ -237,6 +240,7 @@ impl Draft<'_> {
             info: &self.state.nodes[&node.info.id].info,
             barred: None,
             held: BTreeSet::new(),
+            engine_down: false,
             last_resort: false,
         };
         let candidates: Vec<Candidate<'_>> = self.state.nodes.values().map(idle).collect();

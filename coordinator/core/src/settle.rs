@@ -8,6 +8,7 @@ use convoke_model::{
     ObservedTask, Rendezvous, ReplicaKey, RestartPolicy, millis,
 };
 
+use crate::blame;
 use crate::draft::Draft;
 use crate::gang::{self, Clock, Verdict};
 use crate::place::plural;
@@ -96,7 +97,6 @@ impl Draft<'_> {
         };
         self.edit(id, |run| {
             run.phase = Phase::Running(Running { release, since: now });
-            run.refusals = 0;
             run.started.get_or_insert(now);
         });
         let nodes = self.job(id).run.gang.iter().flat_map(|g| &g.placement.replicas).count();
@@ -129,9 +129,8 @@ impl Draft<'_> {
             if let Phase::Running(running) = &run.phase {
                 run.ran_ms += millis(now.since(running.since));
             }
-            if let Then::Recover { failure, .. } = &then {
-                run.last_failure =
-                    Some(FailedGeneration { generation: run.generation, failure: failure.clone() });
+            if let Some(failure) = then.failure().cloned() {
+                run.last_failure = Some(FailedGeneration { generation: run.generation, failure });
             }
             let (overdue_told, given_up) = (false, Vec::new());
             run.phase =
@@ -158,9 +157,12 @@ impl Draft<'_> {
         self.end_generation(id, Some(&draining));
         match draining.then {
             Then::Recover { failure, avoid } => self.recover(id, cause.unwrap_or(failure), avoid),
-            Then::Replace { reason, avoid } => self.replace(id, reason, avoid),
+            Then::Replace { reason, avoid, explanation } => {
+                let failure = blame::infrastructure(&self.clock(), avoid.first(), reason);
+                self.replace(id, Failure { explanation, ..failure }, avoid);
+            }
             Then::Restart => self.requeue(id, 0, "starts again as a user asked", Vec::new()),
-            Then::Fail { reason } => self.fail(id, reason),
+            Then::Fail { reason, .. } => self.fail(id, reason),
             Then::Stop { reason } => {
                 let phase = Phase::Stopped { reason: reason.clone() };
                 self.finish(id, phase, EventLevel::Info, "JobStopped", &reason);
@@ -168,27 +170,36 @@ impl Draft<'_> {
         }
     }
 
-    /// Why the generation ended, now that all is known that will be: see `gang::first_failure`.
+    /// Why the generation ended, now that all is known that will be: see `blame::first_failure`.
     fn root_cause(&self, job: &Job, first: &Failure, given_up: &[NodeRank]) -> Failure {
         let members = self.members(job);
         if first.class == FailureClass::Infrastructure {
-            return first.clone();
+            return blame::told_again(job, &members, &self.clock(), first);
         }
-        let found = gang::first_failure(job, &members, &self.clock()).unwrap_or_else(|| first.clone());
+        let found = blame::first_failure(job, &members, &self.clock()).unwrap_or_else(|| first.clone());
         let gone = members.iter().find(|m| given_up.contains(&m.placement.node_rank));
         match gone {
             Some(member) if found.class == FailureClass::Application => {
                 let node = &member.placement.node;
                 let how = if member.state == NodeState::Lost { "was lost" } else { "could not be reached" };
                 let message = format!("node {node} {how} when {}", found.message);
-                gang::infrastructure(&self.clock(), Some(node), message)
+                blame::infrastructure(&self.clock(), Some(node), message)
             }
             _ => found,
         }
     }
 
-    /// Charges the failure; the next generation, or the end.
-    fn recover(&mut self, id: &JobId, failure: Failure, avoid: Vec<NodeId>) {
+    /// Charges the failure, unless it is nobody's fault; the next generation, or the end.
+    fn recover(&mut self, id: &JobId, failure: Failure, mut avoid: Vec<NodeId>) {
+        if blame::is_turned_away(&failure) {
+            avoid.extend(failure.node.clone());
+            return self.replace(id, failure, avoid);
+        }
+        self.edit(id, |run| run.refusals = 0);
+        self.charge(id, failure, avoid);
+    }
+
+    fn charge(&mut self, id: &JobId, failure: Failure, avoid: Vec<NodeId>) {
         let RestartPolicy { infrastructure, application, delay } = self.job(id).spec.restart;
         let run = &self.job(id).run;
         let (charged, budget, class) = match failure.class {
@@ -222,16 +233,15 @@ impl Draft<'_> {
     }
 
     /// Another placement for one that was turned away: free for a few times, with growing pauses.
-    fn replace(&mut self, id: &JobId, reason: String, avoid: Vec<NodeId>) {
+    fn replace(&mut self, id: &JobId, failure: Failure, avoid: Vec<NodeId>) {
         /// The first pause; it doubles up to half a minute.
         const PAUSE_MS: u64 = 500;
         let refusals = self.job(id).run.refusals;
         if refusals >= FREE_PLACEMENTS {
-            let failure = gang::infrastructure(&self.clock(), avoid.first(), reason);
-            return self.recover(id, failure, avoid);
+            return self.charge(id, failure, avoid);
         }
         self.edit(id, |run| run.refusals += 1);
-        self.requeue(id, PAUSE_MS << refusals.min(6), &reason, avoid);
+        self.requeue(id, PAUSE_MS << refusals.min(6), &failure.message, avoid);
     }
 
     fn requeue(&mut self, id: &JobId, delay_ms: u64, reason: &str, avoid: Vec<NodeId>) {

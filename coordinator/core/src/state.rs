@@ -78,7 +78,7 @@ pub struct JobRun {
     pub inherited: Option<CheckpointRef>,
     pub restarts_infrastructure: u32,
     pub restarts_application: u32,
-    /// Placements in a row that were turned away without being charged.
+    /// Placements that were turned away without being charged, since the last failure that was.
     pub refusals: u32,
     /// First time every task ran.
     pub started: Option<Timestamp>,

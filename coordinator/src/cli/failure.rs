@@ -4,7 +4,10 @@
 use std::io::{self, Write as _};
 
 use anstyle::{AnsiColor, Style};
+use convoke_compose::Project;
 use tonic::{Code, Status};
+
+use super::cause::Cause;
 
 /// Exit codes of `convoke`, as `convoke --help` lists them.
 pub(crate) mod exit {
@@ -25,23 +28,33 @@ pub(crate) mod exit {
 }
 
 /// Why a command did not succeed. `message` may be empty: then everything has been said already.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Failure {
     pub(crate) exit: u8,
     /// UPPER_SNAKE_CASE, stable.
     pub(crate) reason: String,
     pub(crate) message: String,
+    /// Why a job failed.
+    pub(crate) cause: Option<Box<Cause>>,
     /// What to do next.
     pub(crate) hint: Option<String>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: u8, reason: &str, message: impl Into<String>) -> Self {
-        Self { exit, reason: reason.to_owned(), message: message.into(), hint: None }
+        Self { exit, reason: reason.to_owned(), message: message.into(), cause: None, hint: None }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// With the line of the job file to change, if the job came from `project`.
+    pub(crate) fn located(mut self, project: &Project) -> Self {
+        if let Some(cause) = &mut self.cause {
+            cause.locate(project);
+        }
         self
     }
 
@@ -75,6 +88,7 @@ impl Failure {
     fn report_json(&self) -> io::Result<()> {
         let error = serde_json::json!({
             "reason": self.reason, "message": self.message, "hint": self.hint, "exit_code": self.exit,
+            "cause": self.cause.as_ref().map(|cause| cause.json()),
         });
         writeln!(io::stderr(), "{}", serde_json::json!({ "error": error }))
     }
@@ -83,6 +97,9 @@ impl Failure {
         let mut err = anstream::stderr();
         let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
         writeln!(err, "{style}error{style:#}: {}", self.message)?;
+        for line in self.cause.iter().flat_map(|cause| cause.lines()) {
+            writeln!(err, "{line}")?;
+        }
         match &self.hint {
             Some(hint) => writeln!(err, "  {hint}"),
             None => Ok(()),

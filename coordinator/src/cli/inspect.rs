@@ -4,6 +4,7 @@ use clap::Args;
 use convoke_proto::v1;
 
 use super::Context;
+use super::cause::{self, Cause};
 use super::failure::{Failure, exit};
 use super::json::json;
 use super::link::Link;
@@ -69,6 +70,9 @@ fn facts(job: &v1::Job) -> Result<(), Failure> {
     if let Some(failure) = &job.last_failure {
         let at = text::local_time(failure.at_unix_ms);
         fact("Last failure", &format!("{} (generation {}, {at})", failure.message, failure.generation))?;
+        if let Some(cause) = Cause::of_job(job) {
+            cause.lines().iter().try_for_each(|line| output::line(&format!("{:14}{line}", "")))?;
+        }
     }
     Ok(())
 }
@@ -103,7 +107,7 @@ fn placement(job: &v1::Job) -> Result<(), Failure> {
             output::line(&format!("{}: {}: {}", replica.node, condition.name, condition.message))?;
         }
     }
-    Ok(())
+    cause::others(job).iter().try_for_each(|line| output::line(line))
 }
 
 /// Where each replica runs; `up --dry-run` prints the same.

@@ -3,6 +3,7 @@
 mod args;
 mod attach;
 mod cache;
+mod cause;
 mod checkpoint;
 mod completions;
 mod config;
@@ -23,11 +24,13 @@ mod ps;
 mod pull;
 mod receive;
 mod restart;
+mod run;
 mod serve;
 mod session;
 mod ship;
 mod signals;
 mod stop;
+mod submit;
 mod text;
 mod up;
 mod wait;
@@ -76,6 +79,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Up(up::Up),
+    Run(run::Run),
     Down(down::Down),
     Ps(ps::Ps),
     Logs(logs::Logs),
@@ -175,8 +179,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         compose: cli.compose,
     };
     match cli.command {
-        // These three have something to end when they are interrupted.
+        // These have something to end when they are interrupted.
         Command::Up(args) => Box::pin(args.run(&context)).await,
+        Command::Run(args) => Box::pin(args.run(&context)).await,
         Command::Serve(args) => Box::pin(args.run()).await,
         Command::Demo(args) => Box::pin(args.run(&context)).await,
         other => signals::or_interrupted(Box::pin(simple(other, &context))).await,
@@ -203,7 +208,7 @@ async fn simple(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Nodes(args) => args.run(context).await,
         Command::Events(args) => args.run(context).await,
         Command::Completions(args) => args.run(),
-        Command::Up(_) | Command::Serve(_) | Command::Demo(_) => Ok(()),
+        Command::Up(_) | Command::Run(_) | Command::Serve(_) | Command::Demo(_) => Ok(()),
     }
 }
 

@@ -40,7 +40,7 @@ impl Nodes {
 }
 
 fn table(nodes: &[v1::Node]) -> Result<(), Failure> {
-    let mut grid = Grid::new(&["NAME", "STATE", "FOR", "DEVICES", "USED BY", "ADDRESS", "AGENT"]);
+    let mut grid = Grid::new(&["NAME", "STATE", "FOR", "DEVICES", "USED BY", "ADDRESS", "RUNS", "AGENT"]);
     for node in nodes {
         let info = node.info.clone().unwrap_or_default();
         grid.row(vec![
@@ -50,6 +50,7 @@ fn table(nodes: &[v1::Node]) -> Result<(), Failure> {
             devices(&info.devices, &node.in_use),
             users(&node.in_use),
             info.addresses.first().map(|a| a.address.clone()).unwrap_or_default(),
+            runs(&info),
             info.agent_version.clone(),
         ]);
     }
@@ -91,6 +92,25 @@ fn devices(devices: &[v1::Device], in_use: &[v1::DeviceUse]) -> String {
     if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
 
+/// What kinds of tasks: `processes, Docker Engine 28.2.2 (GPUs: nvidia)`.
+fn runs(info: &v1::NodeInfo) -> String {
+    let injection = match info.gpu_injection() {
+        v1::GpuInjection::Nvidia => " (GPUs: nvidia)",
+        v1::GpuInjection::Cdi => " (GPUs: cdi)",
+        v1::GpuInjection::Direct => " (GPUs: direct)",
+        v1::GpuInjection::Unspecified => "",
+    };
+    let kinds = info.runtimes().filter_map(|kind| match kind {
+        v1::RuntimeKind::Process => Some("processes".to_owned()),
+        // An engine that was away when the agent registered has not told its version.
+        v1::RuntimeKind::Docker if info.engine.is_empty() => Some("containers".to_owned()),
+        v1::RuntimeKind::Docker => Some(format!("{}{injection}", info.engine)),
+        v1::RuntimeKind::Unspecified => None,
+    });
+    let kinds: Vec<String> = kinds.collect();
+    if kinds.is_empty() { "nothing".to_owned() } else { kinds.join(", ") }
+}
+
 fn users(in_use: &[v1::DeviceUse]) -> String {
     let mut names: Vec<_> = in_use.iter().map(|u| u.job_name.as_str()).collect();
     names.sort_unstable();
@@ -109,5 +129,16 @@ mod tests {
         let used = v1::DeviceUse { device: "cpu-1".into(), ..Default::default() };
         assert_eq!(devices(&[device("cpu-0"), device("cpu-1")], &[used]), "1/2 cpu slots");
         assert_eq!(devices(&[], &[]), "none");
+    }
+
+    #[test]
+    fn what_a_node_runs_is_told_with_its_engine_and_its_way_to_gpus() {
+        let mut info = v1::NodeInfo::default();
+        assert_eq!(runs(&info), "nothing");
+        info.runtimes = vec![v1::RuntimeKind::Process.into(), v1::RuntimeKind::Docker.into()];
+        assert_eq!(runs(&info), "processes, containers");
+        info.engine = "Docker Engine 28.2.2".to_owned();
+        info.set_gpu_injection(v1::GpuInjection::Cdi);
+        assert_eq!(runs(&info), "processes, Docker Engine 28.2.2 (GPUs: cdi)");
     }
 }

@@ -117,7 +117,7 @@ impl Pull {
 }
 
 /// A job's spec as it was submitted.
-pub(crate) fn spec(job: &v1::Job) -> Result<JobSpec, Failure> {
+fn spec(job: &v1::Job) -> Result<JobSpec, Failure> {
     let broken =
         |problem: String| Failure::new(exit::FAILED, "COORDINATOR", format!("the job's spec: {problem}"));
     let spec = job.spec.clone().ok_or_else(|| broken("it is missing".to_owned()))?;

@@ -129,6 +129,12 @@ pub(crate) fn ranks(first: u32, count: u32) -> String {
     }
 }
 
+/// `rank 2`, `ranks 1, 2, 5`.
+pub(crate) fn rank_list(ranks: &[u32]) -> String {
+    let listed = ranks.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    format!("rank{} {listed}", if ranks.len() == 1 { "" } else { "s" })
+}
+
 /// How a task ended: `exit code 3`, `killed by signal 9`.
 pub(crate) fn exit(exit: &v1::TaskExit) -> String {
     use v1::task_exit::Status;

@@ -7,6 +7,7 @@ use clap::Args;
 use convoke_proto::v1;
 
 use super::Context;
+use super::cause::{self, Cause};
 use super::failure::{Failure, exit};
 use super::link::Link;
 use super::{inspect, stop, text};
@@ -70,17 +71,18 @@ pub(crate) fn outcome(jobs: &[v1::Job]) -> Result<(), Failure> {
 }
 
 fn failed(job: &v1::Job) -> Failure {
-    let name = text::job_name(job);
-    let why = job.last_failure.as_ref().map_or(job.reason.as_str(), |failure| failure.message.as_str());
+    let failure = job.last_failure.as_ref().filter(|_| job.state() != v1::JobState::Stopped);
+    let told = failure.map(|failure| cause::sentence(failure).unwrap_or_else(|| failure.message.clone()));
+    let why = told.unwrap_or_else(|| job.reason.clone());
     let colon = if why.is_empty() { "" } else { ": " };
     let (code, reason) = match job.state() {
         v1::JobState::Stopped => (exit::FAILED, "JOB_STOPPED"),
-        _ => (exit_code(job.last_failure.as_ref()), "JOB_FAILED"),
+        _ => (exit_code(failure), "JOB_FAILED"),
     };
-    let why = if job.state() == v1::JobState::Stopped { job.reason.as_str() } else { why };
-    let colon = if why.is_empty() { "" } else { colon };
-    Failure::new(code, reason, format!("job \"{name}\" {}{colon}{why}", text::job_state(job)))
-        .hint(format!("see `convoke logs {0} --tail 20` and `convoke inspect {0}`", job.id))
+    let message = format!("job \"{}\" {}{colon}{why}", text::job_name(job), text::job_state(job));
+    let hint = format!("see `convoke logs {0} --tail 20` and `convoke inspect {0}`", job.id);
+    let cause = failure.and_then(|_| Cause::of_job(job)).map(Box::new);
+    Failure { cause, ..Failure::new(code, reason, message).hint(hint) }
 }
 
 /// What a shell would say of the task that failed first.

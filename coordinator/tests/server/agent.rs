@@ -170,7 +170,7 @@ impl Agent {
     /// Reports that the task ended with this code, and waits until that is acknowledged.
     pub(crate) async fn end(&mut self, code: i32) {
         let status = Some(v1::task_exit::Status::Code(code));
-        let exit = v1::TaskExit { status, at_unix_ms: 1, stopped: false, message: String::new() };
+        let exit = v1::TaskExit { status, at_unix_ms: 1, ..Default::default() };
         self.report(Phase::Ended(v1::PhaseEnded {}), TaskPhase::Exited(exit)).await;
         let generation = self.desired.replicas[0].generation;
         self.until(|d| d.replicas.iter().all(|r| r.generation != generation)).await;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeId, Rank, Timestamp};
+use crate::{Explanation, NodeId, Rank, Timestamp};
 
 /// Where a job is in its life, for people and clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -54,6 +54,19 @@ pub struct TaskExit {
     pub stopped: bool,
     /// Why it could not be started, or what is known of its end; for people.
     pub message: Option<String>,
+    /// The kernel killed a process of it for memory.
+    #[serde(default)]
+    pub oom_killed: bool,
+    /// Why it ended; `None` until its output is complete, and where nothing is recognised.
+    #[serde(default)]
+    pub explanation: Option<Box<Explanation>>,
+}
+
+impl TaskExit {
+    /// An end of which nothing else is known.
+    pub fn new(status: ExitStatus, at: Timestamp) -> Self {
+        Self { status, at, stopped: false, message: None, oom_killed: false, explanation: None }
+    }
 }
 
 /// Which budget a failure is charged to.
@@ -74,4 +87,7 @@ pub struct Failure {
     /// A sentence for people: what, where, and what to do next.
     pub message: String,
     pub at: Timestamp,
+    /// Why the task ended, or the node refused its replica, where that is recognised.
+    #[serde(default)]
+    pub explanation: Option<Box<Explanation>>,
 }

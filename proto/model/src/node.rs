@@ -85,3 +85,8 @@ pub struct Condition {
     pub name: String,
     pub message: String,
 }
+
+impl Condition {
+    /// The node's container engine does not answer: no container can be started there.
+    pub const DOCKER_DOWN: &str = "DockerDown";
+}

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Condition, Epoch, Rank, ReplicaKey, Revision, TaskExit};
+use crate::{Condition, Epoch, Explanation, Rank, ReplicaKey, Revision, TaskExit};
 
 /// The complete observed state of one node; sent on connect and after every change.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -62,6 +62,9 @@ pub enum ReplicaPhase {
     Refused {
         message: String,
         retryable: bool,
+        /// Why, and what to change, where that is recognised.
+        #[serde(default)]
+        explanation: Option<Box<Explanation>>,
     },
     /// At least one task was started. See the tasks for what became of them.
     Started,

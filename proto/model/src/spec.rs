@@ -168,7 +168,7 @@ pub enum Collect {
     All,
 }
 
-/// `node.labels.x == y` or `node.hostname != z`.
+/// `node.labels.x == y`, `node.hostname != z` or `node.id == n`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Constraint {
     pub subject: ConstraintSubject,
@@ -180,6 +180,8 @@ pub struct Constraint {
 #[serde(rename_all = "snake_case")]
 pub enum ConstraintSubject {
     Hostname,
+    /// The node's name in the cluster.
+    Id,
     Label(String),
 }
 

@@ -4,6 +4,7 @@ use convoke_model::{
     ExitStatus, Failure, FailureClass, Generation, JobState, TaskExit, TaskPhase, Timestamp,
 };
 
+use super::explanation::boxed;
 use super::{InvalidMessage, required};
 use crate::v1;
 
@@ -35,6 +36,8 @@ impl From<TaskExit> for v1::TaskExit {
             at_unix_ms: exit.at.0,
             stopped: exit.stopped,
             message: exit.message.unwrap_or_default(),
+            explanation: exit.explanation.map(|explanation| (*explanation).into()),
+            oom_killed: exit.oom_killed,
         }
     }
 }
@@ -47,6 +50,8 @@ impl TryFrom<v1::TaskExit> for TaskExit {
             at: Timestamp(wire.at_unix_ms),
             stopped: wire.stopped,
             message: (!wire.message.is_empty()).then_some(wire.message),
+            oom_killed: wire.oom_killed,
+            explanation: boxed(wire.explanation),
         })
     }
 }
@@ -85,12 +90,12 @@ impl v1::Failure {
             exit: failure.exit.map(|status| v1::TaskExit {
                 status: Some(status.into()),
                 at_unix_ms: failure.at.0,
-                stopped: false,
-                message: String::new(),
+                ..Default::default()
             }),
             message: failure.message,
             at_unix_ms: failure.at.0,
             generation: generation.0,
+            explanation: failure.explanation.map(|explanation| (*explanation).into()),
         }
     }
 }

@@ -7,6 +7,7 @@ mod artifact;
 mod checkpoint;
 mod desired;
 mod event;
+mod explanation;
 mod job;
 mod node;
 mod observed;

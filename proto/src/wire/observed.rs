@@ -5,6 +5,7 @@ use convoke_model::{
     ReplicaKey, ReplicaPhase, Revision, TaskPhase,
 };
 
+use super::explanation::boxed;
 use super::{InvalidMessage, address, all, id, invalid, optional_port, port, required};
 use crate::v1;
 use crate::v1::{observed_replica, observed_task};
@@ -45,8 +46,9 @@ impl From<ObservedReplica> for v1::ObservedReplica {
                     image: image.unwrap_or_default(),
                 })
             }
-            ReplicaPhase::Refused { message, retryable } => {
-                Phase::Refused(v1::PhaseRefused { message, retryable })
+            ReplicaPhase::Refused { message, retryable, explanation } => {
+                let explanation = explanation.map(|explanation| (*explanation).into());
+                Phase::Refused(v1::PhaseRefused { message, retryable, explanation })
             }
             ReplicaPhase::Started => Phase::Started(v1::PhaseStarted {}),
             ReplicaPhase::Ended => Phase::Ended(v1::PhaseEnded {}),
@@ -80,8 +82,8 @@ impl TryFrom<v1::ObservedReplica> for ObservedReplica {
                 probe_port: optional_port(ready.probe_port, "ready.probe_port")?,
                 image: (!ready.image.is_empty()).then_some(ready.image),
             },
-            Phase::Refused(v1::PhaseRefused { message, retryable }) => {
-                ReplicaPhase::Refused { message, retryable }
+            Phase::Refused(v1::PhaseRefused { message, retryable, explanation }) => {
+                ReplicaPhase::Refused { message, retryable, explanation: boxed(explanation) }
             }
             Phase::Started(_) => ReplicaPhase::Started,
             Phase::Ended(_) => ReplicaPhase::Ended,

@@ -223,17 +223,22 @@ impl TryFrom<v1::CheckpointPolicy> for CheckpointPolicy {
 
 impl From<Constraint> for v1::Constraint {
     fn from(constraint: Constraint) -> Self {
-        let label = match constraint.subject {
-            ConstraintSubject::Hostname => None,
-            ConstraintSubject::Label(label) => Some(label),
+        let (label, on_node_id) = match constraint.subject {
+            ConstraintSubject::Hostname => (None, false),
+            ConstraintSubject::Id => (None, true),
+            ConstraintSubject::Label(label) => (Some(label), false),
         };
-        Self { label, equal: constraint.equal, value: constraint.value }
+        Self { label, equal: constraint.equal, value: constraint.value, on_node_id }
     }
 }
 
 impl From<v1::Constraint> for Constraint {
     fn from(wire: v1::Constraint) -> Self {
-        let subject = wire.label.map_or(ConstraintSubject::Hostname, ConstraintSubject::Label);
+        let subject = match (wire.label, wire.on_node_id) {
+            (Some(label), _) => ConstraintSubject::Label(label),
+            (None, true) => ConstraintSubject::Id,
+            (None, false) => ConstraintSubject::Hostname,
+        };
         Self { subject, equal: wire.equal, value: wire.value }
     }
 }

@@ -13,6 +13,7 @@ pub(super) const RULES: &[Rule] = &[
             r#"exec: "(?P<program>[^"]+)": stat [^:]+: no such file or directory"#,
             r"(?:^|: )(?P<program>[^: ]+): command not found on ",
             r"(?:^|: )(?P<program>[^: ]+): no such file on .*\(looked in ",
+            r"(?:^|: )(?P<program>[^: ]+): command not found in image ",
         ]),
         when: Always,
         summary: "the command {program} was not found[ in the image {image}]",
@@ -25,6 +26,7 @@ pub(super) const RULES: &[Rule] = &[
             r#"exec: "(?P<program>[^"]+)": permission denied"#,
             r"(?:^|: )(?P<program>[^: ]+): .* is not executable; chmod \+x it",
             r"(?:^|: )(?P<program>[^: ]+): .* is a directory, not a program",
+            r"(?:^|: )(?P<program>[^: ]+) in image \S+ is not executable, or a directory",
         ]),
         when: Always,
         summary: "{program} is there, and cannot be executed: it is a directory, or lacks the x bit",
@@ -34,7 +36,10 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         cause: "WrongFormat",
-        on: Engine(&[r"(?:^|: )(?P<program>[^ ]+) could not be executed on [^:]+: Exec format error"]),
+        on: Engine(&[
+            r"(?:^|: )(?P<program>[^ ]+) could not be executed on [^:]+: Exec format error",
+            r"(?:^|: )(?P<program>[^ ]+) of image \S+ cannot be run: Exec format error",
+        ]),
         when: Always,
         summary: "{program} is no program of this machine's kind: another processor's, or a script without \
                   `#!`",
@@ -48,6 +53,8 @@ pub(super) const RULES: &[Rule] = &[
             r"manifest for (?P<name>\S+) not found",
             r"No such image: (?P<name>\S+)",
             r"(?:^|: )name unknown\b",
+            r"there is no image (?P<name>\S+) at ",
+            r"this node has no image (?P<name>[^ ,]+), and an id cannot be pulled",
         ]),
         when: Always,
         summary: "there is no such image[: {image}]",
@@ -62,6 +69,7 @@ pub(super) const RULES: &[Rule] = &[
             r"(?:^|: )denied\b",
             r"unauthorized: authentication required",
             r"no basic auth credentials",
+            r"the registry \S+ refuses .+ to pull ",
         ]),
         when: Always,
         summary: "the registry does not let this node pull the image[ {image}]: no login, a wrong one, or \
@@ -102,8 +110,20 @@ pub(super) const RULES: &[Rule] = &[
         key: Some("image"),
     },
     Rule {
+        cause: "WrongPlatform",
+        on: Engine(&[r"(?P<name>\S+) is not made for this node's processor"]),
+        when: Always,
+        summary: "the image {name} is not made for the processor[ of {node}]",
+        advice: "use an `image` that is built for it, or keep the job to other nodes with \
+                 `deploy.placement.constraints`",
+        key: Some("image"),
+    },
+    Rule {
         cause: "BadImageName",
-        on: Engine(&[r"invalid reference format(?:: (?P<why>.+))?"]),
+        on: Engine(&[
+            r"invalid reference format(?:: (?P<why>.+))?",
+            r#""[^"]*" is not the name of an image: (?P<why>.+)"#,
+        ]),
         when: Always,
         summary: "that is no image name[: {image}][: {why}]",
         advice: "correct `image`: lower case, as `registry/team/train:2.1`",
@@ -111,7 +131,10 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         cause: "NoSpaceLeft",
-        on: Engine(&[r"(?:write|mkdir) (?P<path>\S+): no space left on device"]),
+        on: Engine(&[
+            r"(?:write|mkdir) (?P<path>\S+): no space left on device",
+            r"no space is left for (?P<path>\S+) below ",
+        ]),
         when: Always,
         summary: "the disk of the Docker Engine[ on {node}] is full: no room for {path}",
         advice: "remove old images there (`docker image prune`), or keep the job elsewhere with \

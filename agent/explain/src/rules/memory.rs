@@ -37,6 +37,14 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         cause: "SharedMemoryFull",
+        on: Failure(&[r"'?/dev/shm/[^ ']+'?: No space left on device"]),
+        when: Always,
+        summary: SHM_FULL,
+        advice: RAISE_SHM,
+        key: SHM,
+    },
+    Rule {
+        cause: "SharedMemoryFull",
         on: Failure(&[r"\[Errno 28\] No space left on device"]),
         when: ShmFull,
         summary: SHM_FULL,

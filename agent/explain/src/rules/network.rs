@@ -10,7 +10,7 @@ const CHOOSE_INTERFACE: &str = "let no firewall stand between the nodes[ on {int
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
-        cause: "PortTaken",
+        cause: "RendezvousPortTaken",
         on: Failure(&[
             r"server socket has failed to listen on any local network address\. port: (?P<port>[0-9]+),.*EADDRINUSE",
             r"server socket has failed to bind to [^ ]+:(?P<port>[0-9]+) \(errno: 98",

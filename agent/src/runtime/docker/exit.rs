@@ -17,10 +17,17 @@ pub(super) struct Facts {
     pub(super) stopped: Option<i32>,
     /// SIGKILL followed.
     pub(super) killed: bool,
-    /// The engine went away while the container ran, and ends its containers when it does.
-    pub(super) engine_restarted: bool,
+    /// What went away while the container ran, or may have, and takes containers with it.
+    pub(super) went: Option<Went>,
     /// Bytes.
     pub(super) memory_limit: Option<u64>,
+}
+
+/// What a container cannot outlive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Went {
+    Engine,
+    Host,
 }
 
 /// The exit of a container that is not running any more.
@@ -28,24 +35,28 @@ pub(super) fn exit(state: &ContainerState, facts: &Facts, now: Timestamp) -> Tas
     let code = state.exit_code.and_then(|code| i32::try_from(code).ok());
     let at = state.finished_at.as_deref().and_then(time_of).unwrap_or(now);
     let stopped = facts.stopped.is_some();
-    if facts.engine_restarted && !stopped {
-        let how = code.map_or(String::new(), |code| format!(" (exit code {code})"));
+    if let Some(went) = facts.went.filter(|_| !stopped) {
+        let code = code.map_or(String::new(), |code| format!(" (exit code {code})"));
+        let message = match went {
+            Went::Host => format!("the host restarted, and its container ended with it{code}"),
+            Went::Engine => format!(
+                "the Docker Engine stopped or restarted, and its container ended with it{code}; set \"live-restore\": \
+                 true in the engine's daemon.json to keep containers running"
+            ),
+        };
         // Also with code 0: a trainer that ends well when the engine asks it to has not finished.
-        let message = format!(
-            "the Docker Engine stopped or restarted, and its container ended with it{how}; set \"live-restore\": \
-             true in the engine's daemon.json to keep containers running"
-        );
-        return TaskExit { status: ExitStatus::Unknown, at, stopped, message: Some(message) };
+        return TaskExit { stopped, message: Some(message), ..TaskExit::new(ExitStatus::Unknown, at) };
     }
     if state.status == Some(ContainerStateStatusEnum::CREATED) {
         let message = "its container was made and never started: the agent ended between the two".to_owned();
-        return TaskExit { status: ExitStatus::Unknown, at: now, stopped, message: Some(message) };
+        return TaskExit { stopped, message: Some(message), ..TaskExit::new(ExitStatus::Unknown, now) };
     }
     let status = match code {
         Some(code) => status(code),
         None => ExitStatus::Unknown,
     };
-    TaskExit { status, at, stopped, message: message(state, facts) }
+    let oom_killed = state.oom_killed == Some(true);
+    TaskExit { stopped, message: message(state, facts), oom_killed, ..TaskExit::new(status, at) }
 }
 
 fn message(state: &ContainerState, facts: &Facts) -> Option<String> {
@@ -77,12 +88,8 @@ pub(super) fn is_not_run(exit: &TaskExit) -> bool {
 /// The exit of a container that is gone.
 pub(super) fn vanished(facts: &Facts, now: Timestamp) -> TaskExit {
     let message = "its container was removed by somebody else (docker rm?)".to_owned();
-    TaskExit {
-        status: ExitStatus::Unknown,
-        at: now,
-        stopped: facts.stopped.is_some(),
-        message: Some(message),
-    }
+    let stopped = facts.stopped.is_some();
+    TaskExit { stopped, message: Some(message), ..TaskExit::new(ExitStatus::Unknown, now) }
 }
 
 /// Why a container did not start.
@@ -122,12 +129,7 @@ pub(super) fn not_started(error: &EngineError, image: &str, now: Timestamp) -> N
         return NotStarted::Other;
     };
     let message = format!("{} (image {image})", oci(message));
-    NotStarted::Command(TaskExit {
-        status: ExitStatus::Code(code),
-        at: now,
-        stopped: false,
-        message: Some(message),
-    })
+    NotStarted::Command(TaskExit { message: Some(message), ..TaskExit::new(ExitStatus::Code(code), now) })
 }
 
 /// The part of an OCI runtime's message that says what is wrong: from the last of its frames on.
@@ -223,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_ends_with_its_engine_is_no_success_and_no_fault_of_its_own() {
-        let facts = Facts { engine_restarted: true, ..Facts::default() };
+        let facts = Facts { went: Some(Went::Engine), ..Facts::default() };
         for code in [0, 137, 143] {
             let exit = exit(&ended(code), &facts, NOW);
             assert_eq!(exit.status, ExitStatus::Unknown);

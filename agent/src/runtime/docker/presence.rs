@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bollard::models::{EventMessage, HealthStatusEnum};
 use bollard::query_parameters::EventsOptionsBuilder;
-use convoke_model::Health;
+use convoke_model::{Condition, Health};
 use futures::StreamExt as _;
 use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
@@ -24,7 +24,6 @@ use crate::engine::create::Node;
 use crate::engine::images::{Credentials, Images, ImagesConfig};
 use crate::engine::{Engine, EngineError, EngineInfo};
 
-pub(super) const CONDITION: &str = "DockerDown";
 /// How often an engine that is away is dialled: soon enough to be no delay for a person who starts it.
 const REDIAL: Duration = Duration::from_millis(500);
 /// How often an engine that says nothing is asked whether it still lives.
@@ -93,7 +92,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                     // Before anything is started. What an earlier agent left is for the recovery.
                     shared.sweep(&reached.engine).await;
                 }
-                conditions.clear(CONDITION, "");
+                conditions.clear(Condition::DOCKER_DOWN, "");
                 if let Err(error) = std::fs::File::create(&shared.config.seen_file) {
                     warn!(%error, "cannot note that there is an engine; after a restart it may not be missed");
                 }
@@ -106,7 +105,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
             }
             Err(error) => {
                 let text = format!("{error}; its containers are left alone, and no new ones are started");
-                conditions.raise(CONDITION, "", text);
+                conditions.raise(Condition::DOCKER_DOWN, "", text);
                 shared.presence.0.send_replace(State::Away(Arc::new(error)));
                 sleep(REDIAL).await;
             }

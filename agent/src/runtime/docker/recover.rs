@@ -9,6 +9,9 @@
 //! | does not say so | none | what a crash left of a start: it goes |
 //! | none | running or ended | a task, its directory is made again |
 //! | any | the engine is away | a task of which nobody knows more; watched when the engine is back |
+//!
+//! If the engine is away, or the host has restarted, a container that is then found to have ended did so
+//! with it, as far as anybody can tell.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -19,7 +22,9 @@ use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use tracing::{info, warn};
 
+use super::super::procfs::boot;
 use super::super::{ContainerRecord, RuntimeError, TaskDir, TaskKey, TaskStatus, io_error};
+use super::exit::Went;
 use super::logs::Drain;
 use super::remove::{remove_container, remove_dir};
 use super::{DockerRuntime, Known, Shared, labels};
@@ -109,7 +114,9 @@ impl DockerRuntime {
         };
         let drain = Drain::resume(&dir.output(), self.shared.config.output_limit)?;
         self.know(&record, &id, dir, UNKNOWN);
-        self.watch(record, id, drain);
+        let doubt =
+            if boot()? != record.boot { Some(Went::Host) } else { engine.is_none().then_some(Went::Engine) };
+        self.watch(record, id, drain, doubt);
         Ok(())
     }
 
@@ -119,7 +126,14 @@ impl DockerRuntime {
             return self.clear_start(&found, engine).await;
         }
         let (name, image) = (found.name.clone(), found.image.clone());
-        let record = ContainerRecord { key: task, name, image, stop_signal: 15, memory_limit: None };
+        let record = ContainerRecord {
+            key: task,
+            name,
+            image,
+            stop_signal: 15,
+            memory_limit: None,
+            boot: boot().unwrap_or_default(),
+        };
         let dir = self.shared.dir(&record.key);
         if let Err(error) = dir.create_container(&record).and_then(|()| dir.mark_created(&found.id)) {
             return warn!(task = %record.key, %error, "cannot take over a container");

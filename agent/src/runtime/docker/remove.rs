@@ -10,6 +10,15 @@ use super::DockerRuntime;
 use crate::engine::{Engine, EngineError};
 
 impl DockerRuntime {
+    /// Ends every task at once and leaves no container of theirs, for an agent that nobody wants any more.
+    pub async fn remove_all(&self) {
+        let Ok(reached) = self.reached() else { return };
+        let containers: Vec<String> =
+            self.shared.tasks().values().map(|known| known.container.clone()).collect();
+        let removing = containers.iter().map(|container| remove_container(&reached.engine, container));
+        futures::future::join_all(removing).await;
+    }
+
     pub(super) async fn remove_one(&self, task: &TaskKey) -> Result<(), RuntimeError> {
         let container = {
             let tasks = self.shared.tasks();

@@ -8,6 +8,7 @@ use convoke_model::TaskExit;
 use tokio::sync::watch as channel;
 use tracing::{info, warn};
 
+use super::super::procfs::boot;
 use super::super::{Container, ContainerRecord, RuntimeError, TaskKey, TaskSpec, TaskStatus, io_error};
 use super::exit::{self, NotStarted};
 use super::logs::Drain;
@@ -63,6 +64,7 @@ impl DockerRuntime {
             image: container.image_name.clone(),
             stop_signal: task.stop_signal,
             memory_limit: container.limits.memory,
+            boot: boot().unwrap_or_default(),
         };
         let drain = self.prepare_dir(&record).await?;
         let mut container = container.clone();
@@ -76,7 +78,7 @@ impl DockerRuntime {
                         drain.remark(note.clone()).await.map_err(io_error("writing a note"))?;
                     }
                     self.shared.set(key, TaskStatus::Running { pid: 0, health: None });
-                    self.watch(record, id, drain);
+                    self.watch(record, id, drain, None);
                     return Ok(());
                 }
                 Err(error) if self.learn(&body, &error) => {}

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::super::{ContainerRecord, TaskKey, TaskStatus};
-use super::exit::{self, Facts};
+use super::exit::{self, Facts, Went};
 use super::logs::Drain;
 use super::presence::{Reached, health_of};
 use super::stop::{KILL, send_signal};
@@ -43,11 +43,19 @@ struct Watch {
     interrupted: bool,
     /// The engine under which that was.
     ran_under: Option<Arc<Reached>>,
+    /// What may have gone away since an earlier agent saw it run.
+    doubt: Option<Went>,
 }
 
 impl DockerRuntime {
     /// Keeps the status of a known task up to date until it has ended.
-    pub(super) fn watch(&self, record: ContainerRecord, container: String, drain: Drain) {
+    pub(super) fn watch(
+        &self,
+        record: ContainerRecord,
+        container: String,
+        drain: Drain,
+        doubt: Option<Went>,
+    ) {
         let task = record.key.clone();
         let Some(kill_at) = self.shared.tasks().get(&task).map(|known| known.kill_at.subscribe()) else {
             return;
@@ -63,6 +71,7 @@ impl DockerRuntime {
             killed: false,
             interrupted: false,
             ran_under: None,
+            doubt,
         };
         tokio::spawn(watch.run());
     }
@@ -97,7 +106,7 @@ impl Watch {
             if !is_running(&state) {
                 return Ok(Some(state));
             }
-            (self.interrupted, self.ran_under) = (false, Some(reached.clone()));
+            (self.interrupted, self.ran_under, self.doubt) = (false, Some(reached.clone()), None);
             let pid = state.pid.and_then(|pid| pid.try_into().ok()).unwrap_or_default();
             let health = state.health.and_then(|health| health_of(health.status?));
             self.shared.set(&self.task, TaskStatus::Running { pid, health });
@@ -114,10 +123,12 @@ impl Watch {
         let stopped = self.shared.tasks().get(&self.task).is_some_and(|known| known.stopped);
         // An engine that was only slow to answer did nothing to the container.
         let another = self.ran_under.as_ref().is_some_and(|before| !Arc::ptr_eq(before, reached));
+        let went = if self.interrupted && another { Some(Went::Engine) } else { self.doubt };
+        let spared = |went: &Went| *went == Went::Engine && reached.info.live_restore;
         let facts = Facts {
             stopped: stopped.then_some(self.record.stop_signal),
             killed: self.killed,
-            engine_restarted: self.interrupted && another && !reached.info.live_restore,
+            went: went.filter(|went| !spared(went)),
             memory_limit: self.record.memory_limit,
         };
         match ended {

@@ -119,5 +119,5 @@ async fn clear(task: &TaskKey, marker: &str) -> io::Result<()> {
 
 fn unknown() -> TaskExit {
     let message = "its shim ended without an exit record (killed, or the host restarted)".to_owned();
-    TaskExit { status: ExitStatus::Unknown, at: clock::now(), stopped: false, message: Some(message) }
+    TaskExit { message: Some(message), ..TaskExit::new(ExitStatus::Unknown, clock::now()) }
 }

@@ -164,6 +164,7 @@ fn constraint(at: &Cursor<'_>, report: &mut Report) -> Option<Constraint> {
         let subject = match subject.strip_prefix("node.labels.") {
             Some(label) if !label.is_empty() => Some(ConstraintSubject::Label(label.to_owned())),
             _ if subject == "node.hostname" => Some(ConstraintSubject::Hostname),
+            _ if subject == "node.id" => Some(ConstraintSubject::Id),
             _ => None,
         };
         if let Some(subject) = subject
@@ -174,7 +175,7 @@ fn constraint(at: &Cursor<'_>, report: &mut Report) -> Option<Constraint> {
     }
     at.refuse(
         report,
-        format!("expected node.labels.NAME or node.hostname, then == or !=, then a value; found \"{text}\""),
+        format!("expected node.labels.NAME, node.hostname or node.id, then == or !=, then a value; found \"{text}\""),
     );
     None
 }

@@ -98,6 +98,7 @@ impl Of<'_> {
         for constraint in &job.constraints {
             let subject = match &constraint.subject {
                 ConstraintSubject::Hostname => "node.hostname".to_owned(),
+                ConstraintSubject::Id => "node.id".to_owned(),
                 ConstraintSubject::Label(label) => format!("node.labels.{label}"),
             };
             let sign = if constraint.equal { "==" } else { "!=" };

@@ -167,7 +167,8 @@ fn refuse(h: &mut Harness, name: &str, retryable: bool) {
     let desired = h.core.desired(&node_id(name)).unwrap();
     let key = desired.replicas[0].key();
     h.edit_report(name, |report| {
-        let phase = ReplicaPhase::Refused { message: "no port free".to_owned(), retryable };
+        let phase =
+            ReplicaPhase::Refused { message: "no port free".to_owned(), retryable, explanation: None };
         report.replicas =
             vec![ObservedReplica { key, phase, tasks: Vec::new(), progress: None, conditions: Vec::new() }];
     });

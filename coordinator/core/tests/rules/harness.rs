@@ -24,7 +24,7 @@ pub(crate) fn instance(name: &str) -> AgentInstance {
 }
 
 pub(crate) fn exit(status: ExitStatus, at: Timestamp) -> TaskExit {
-    TaskExit { status, at, stopped: false, message: None }
+    TaskExit::new(status, at)
 }
 
 impl Harness {
@@ -174,7 +174,11 @@ impl Harness {
 
     /// The rank ends; its agent says so, and that the replica has ended if it was the last.
     pub(crate) fn end_task(&mut self, job: &JobId, rank: u32, status: ExitStatus) {
-        let now = self.now;
+        self.end_task_as(job, rank, exit(status, self.now));
+    }
+
+    /// The same, with what its agent knows of it; also of one that has ended.
+    pub(crate) fn end_task_as(&mut self, job: &JobId, rank: u32, exit: TaskExit) {
         let generation = self.job(job).generation;
         let replicas = self.job(job).replicas;
         let replica = replicas.iter().find(|r| r.tasks.iter().any(|t| t.rank == Rank(rank))).unwrap();
@@ -184,7 +188,7 @@ impl Harness {
                 report.replicas.iter_mut().find(|r| r.key.job == *job && r.key.generation == generation);
             let known = known.unwrap();
             let task = known.tasks.iter_mut().find(|t| t.rank == Rank(rank)).unwrap();
-            task.phase = TaskPhase::Exited(exit(status, now));
+            task.phase = TaskPhase::Exited(exit);
             if known.tasks.iter().all(|t| matches!(t.phase, TaskPhase::Exited(_))) {
                 known.phase = ReplicaPhase::Ended;
             }

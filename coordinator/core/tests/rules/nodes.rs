@@ -224,6 +224,22 @@ fn a_condition_is_told_once_and_its_node_is_used_last() {
 }
 
 #[test]
+fn containers_wait_for_a_nodes_engine_and_processes_do_not() {
+    let mut h = Harness::new();
+    h.connect(NodeInfo { runtimes: vec![RuntimeKind::Docker, RuntimeKind::Process], ..info("a", 2) });
+    let down = Condition { name: Condition::DOCKER_DOWN.to_owned(), message: "nobody listens".to_owned() };
+    h.edit_report("a", |report| report.conditions = vec![down]);
+    let image = JobSpec { image: Some("train:1".to_owned()), ..spec("contained", 1, 1) };
+    let (contained, process) = (h.submit(image), h.submit(spec("process", 1, 1)));
+    assert_eq!(h.state(&process), JobState::Starting);
+    assert_eq!(h.state(&contained), JobState::Queued, "and no generation is spent on it");
+    let reason = h.job(&contained).reason.clone();
+    assert!(reason.contains("a waits for its Docker Engine"), "{reason}");
+    h.edit_report("a", |report| report.conditions.clear());
+    assert_eq!(h.state(&contained), JobState::Starting);
+}
+
+#[test]
 fn a_stall_of_the_coordinator_is_no_silence_of_the_nodes() {
     let (mut h, job) = running();
     h.now = h.now.after(Duration::from_secs(60));

@@ -49,7 +49,7 @@ impl Held {
     pub(crate) fn end(&mut self, status: ExitStatus, stopped: bool, at: Timestamp) {
         for task in &mut self.tasks {
             if matches!(task.phase, TaskPhase::Running { .. }) {
-                task.phase = TaskPhase::Exited(TaskExit { status, at, stopped, message: None });
+                task.phase = TaskPhase::Exited(TaskExit { stopped, ..TaskExit::new(status, at) });
             }
         }
         self.settle();
@@ -193,7 +193,7 @@ impl Agent {
 }
 
 fn refusal(is_final: bool) -> ReplicaPhase {
-    ReplicaPhase::Refused { message: "for a reason".to_owned(), retryable: !is_final }
+    ReplicaPhase::Refused { message: "for a reason".to_owned(), retryable: !is_final, explanation: None }
 }
 
 fn ready(ports: u16, tasks: u32) -> ReplicaPhase {

@@ -201,7 +201,7 @@ pub(crate) fn end_one(agent: &mut Agent, status: ExitStatus, at: Timestamp) -> b
     for held in agent.replicas.values_mut() {
         let running = |task: &&mut ObservedTask| matches!(task.phase, TaskPhase::Running { .. });
         if let Some(task) = held.tasks.iter_mut().find(running) {
-            task.phase = TaskPhase::Exited(TaskExit { status, at, stopped: false, message: None });
+            task.phase = TaskPhase::Exited(TaskExit::new(status, at));
             held.settle();
             return true;
         }

@@ -3,6 +3,7 @@
 mod prefix;
 mod screen;
 mod story;
+mod to_the_end;
 mod view;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::receive::{Artifacts, Came, Receiver};
 
 pub(crate) use prefix::Prefix;
 pub(crate) use screen::Screen;
+pub(crate) use to_the_end::to_the_end;
 pub(crate) use view::View;
 
 /// How long lines and metrics may still come after the last job has ended.

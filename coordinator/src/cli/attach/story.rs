@@ -67,7 +67,9 @@ fn of_replicas(before: Option<&v1::Job>, now: &v1::Job) -> Vec<String> {
 fn starting(job: &v1::Job) -> String {
     let from = match &job.resumed_from {
         Some(c) => format!(", from the checkpoint at step {}", c.step),
-        None if job.generation > 1 => ", from the beginning: there is no complete checkpoint".to_owned(),
+        None if job.started_unix_ms.is_some() => {
+            ", from the beginning: there is no complete checkpoint".to_owned()
+        }
         None => String::new(),
     };
     format!("generation {} starts on {}{from}", job.generation, text::placement(&job.replicas))

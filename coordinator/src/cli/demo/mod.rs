@@ -94,7 +94,7 @@ impl Demo {
         screen.note(&format!(
             "demo: the cluster is up; look around with --coordinator {url} (`convoke nodes`)"
         ));
-        let job = submit(&link, &example::lay_out(home.path())?).await?;
+        let job = Box::pin(submit(&link, &example::lay_out(home.path())?)).await?;
         let followed = Box::pin(self.follow(&link, screen, job));
         let (job, measured) = tokio::select! {
             followed = followed => followed?,

@@ -2,7 +2,7 @@
 //!
 //! The coordinator's stream of artifacts names files ([`Artifacts`]); each has a place ([`Places`]).
 //! What lies there already is not fetched ([`fetch`]); what the user changed is not replaced
-//! ([`write`], [`known`]). One file that cannot be written keeps none of the others back.
+//! ([`mod@write`], [`known`]). One file that cannot be written keeps none of the others back.
 
 mod fetch;
 mod known;

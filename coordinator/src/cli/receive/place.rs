@@ -48,7 +48,8 @@ impl Places {
                 Some(dir) => dir.join(downwards(&mount.source)),
                 None => Path::new(&spec.project_dir).join(&mount.source).components().collect(),
             };
-            if let Some((other, _)) = mounts.iter().find(|(_, taken)| **taken == path) {
+            let taken = mounts.iter().find(|(_, taken)| dir.is_some() && **taken == path);
+            if let Some((other, _)) = taken {
                 let message =
                     format!("the mounts {other} and {} would both go to {}", mount.source, path.display());
                 return Err(

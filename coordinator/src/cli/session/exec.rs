@@ -55,7 +55,7 @@ pub(crate) struct Exec {
 }
 
 /// `K=V`, or the name of a variable of this process.
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some(("", _)) => Err("a variable needs a name: K=V".to_owned()),
         Some((key, value)) => Ok((key.to_owned(), value.to_owned())),

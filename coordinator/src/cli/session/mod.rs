@@ -7,5 +7,5 @@ mod port;
 mod terminal;
 
 pub(crate) use copy::Copy;
-pub(crate) use exec::Exec;
+pub(crate) use exec::{Exec, variable};
 pub(crate) use port::Port;

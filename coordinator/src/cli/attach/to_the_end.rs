@@ -1,0 +1,89 @@
+//! An attached `up`: what people see and what an interrupt does until the jobs and their files are done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use convoke_proto::v1;
+
+use super::{Attachment, Screen, View};
+use crate::cli::failure::Failure;
+use crate::cli::link::Link;
+use crate::cli::receive::{Places, Receiver};
+use crate::cli::ship::Sent;
+use crate::cli::signals::{Interrupt, Interrupts};
+use crate::cli::{stop, text, wait};
+
+/// When it is said that only files are waited for.
+const FILES_LATE: Duration = Duration::from_secs(5);
+
+/// Follows `jobs` to their end and their last file; the first interrupt stops them, the second leaves.
+pub(crate) async fn to_the_end(
+    link: &Arc<Link>,
+    screen: Screen,
+    jobs: Vec<v1::Job>,
+    places: Vec<(Places, Sent)>,
+    mut interrupts: Interrupts,
+) -> Result<(), Failure> {
+    let receiver = |(job, (places, sent)): (&v1::Job, (Places, Sent))| {
+        (!places.is_empty()).then(|| Receiver::new(link, &screen, job, places, sent))
+    };
+    let receivers = jobs.iter().zip(places).map(receiver).collect();
+    let mut updates = Attachment::new(link, &jobs, receivers);
+    let mut view = View::new(screen.clone(), &jobs);
+    let mut stopping: Option<tokio::task::JoinSet<()>> = None;
+    let mut told_of_files = false;
+    loop {
+        let silent = updates.only_files_are_to_come() && !told_of_files;
+        tokio::select! {
+            update = updates.next() => match update? {
+                Some(update) => view.update(update)?,
+                None => break,
+            },
+            () = tokio::time::sleep(FILES_LATE), if silent => {
+                told_of_files = true;
+                screen.note("waiting for the last files (Ctrl-C leaves; `convoke pull` brings them later)");
+            }
+            interrupt = interrupts.next() => match (interrupt, &stopping) {
+                (Interrupt::Stop, None) if !updates.only_files_are_to_come() => {
+                    stopping = Some(stop_all(link, &screen, &view.jobs()));
+                }
+                (Interrupt::Hangup, None) => return Err(Failure::interrupted()),
+                (_, _) => {
+                    view.finish();
+                    screen.note(left(updates.only_files_are_to_come()));
+                    return Err(Failure::interrupted());
+                }
+            },
+        }
+    }
+    view.finish();
+    match stopping {
+        Some(_) => Err(Failure::interrupted()),
+        None => wait::outcome(&view.jobs()).and_then(|()| view.files_outcome()),
+    }
+}
+
+fn left(only_files: bool) -> &'static str {
+    if only_files {
+        "left; `convoke pull JOB` brings the files that were still to come"
+    } else {
+        "left; the jobs go on stopping, see `convoke ps -a`"
+    }
+}
+
+/// Asks for the end of all, beside the updates that tell of it.
+fn stop_all(link: &Arc<Link>, screen: &Screen, jobs: &[v1::Job]) -> tokio::task::JoinSet<()> {
+    let running: Vec<_> = jobs.iter().filter(|job| !text::is_final(job)).cloned().collect();
+    let names: Vec<_> = running.iter().map(text::job_name).collect();
+    screen.note(&format!("stopping {} (Ctrl-C again leaves at once)", names.join(", ")));
+    let mut tasks = tokio::task::JoinSet::new();
+    for job in running {
+        let (link, screen) = (link.clone(), screen.clone());
+        tasks.spawn(async move {
+            if let Err(failure) = stop::ask(&link, &job.id, None).await {
+                screen.note(&format!("{} could not be stopped: {}", text::job_name(&job), failure.message));
+            }
+        });
+    }
+    tasks
+}
