@@ -38,3 +38,10 @@ impl Default for ClusterOptions {
         }
     }
 }
+
+impl ClusterOptions {
+    /// An agent for each of `slots` that runs containers.
+    pub fn containers(slots: &[u32]) -> Self {
+        Self { slots: slots.to_vec(), containers: true, ..Self::default() }
+    }
+}

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use convoke_proto::v1;
 use convoke_tests::procfs::mounted_below;
-use convoke_tests::{Finished, LocalCluster, eventually};
+use convoke_tests::{ClusterOptions, Finished, LocalCluster, eventually};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Built by tests/images/build.sh: a static busybox. No registry has it, so it travels, too.
@@ -69,7 +69,7 @@ struct Story {
 impl Story {
     /// `nodes` replicas of a service that runs `script`, with `keys` besides.
     async fn new(nodes: usize, script: &str, keys: &str) -> Self {
-        let cluster = LocalCluster::start(&vec![1; nodes]).await;
+        let cluster = LocalCluster::start_with(ClusterOptions::containers(&vec![1; nodes])).await;
         let root = cluster.directory().canonicalize().expect("it is there");
         let project = root.join("project");
         fs::create_dir_all(project.join("scripts")).expect("it is writable");
