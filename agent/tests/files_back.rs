@@ -105,6 +105,8 @@ async fn where_nothing_changed_nothing_is_sent_and_deletions_stay() {
     fs::remove_file(story.out.join("a")).unwrap();
     drained(&collector).await;
     assert_eq!(story.coordinator.memory().files.reports, 0);
+    let journal = fs::read_to_string(story.node.replica_dir(&story.replica).join("collected.jsonl")).unwrap();
+    assert_eq!(journal.lines().count(), 2, "what was laid out is not even read: {journal}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,6 +172,23 @@ async fn what_exceeds_the_limit_stays_and_is_told_with_the_way_out() {
         assert!(warnings[0].message.contains(part), "{warnings:?}");
     }
     assert!(story.out.join("large").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_refused_does_not_keep_the_others() {
+    let story = Story::new(COPIES).await;
+    story.coordinator.change(|m| m.files.refuse_path = Some("bad".into()));
+    let collector = story.collector().unwrap();
+    for path in ["good", "bad", "better"] {
+        story.write(path, path);
+    }
+    drained(&collector).await;
+    assert_eq!(story.back(), expected(&[("./out/good", "good"), ("./out/better", "better")]));
+    let warnings = story.node.tell.warnings.list();
+    assert!(
+        warnings[0].message.contains("bad") && warnings[0].message.contains("not that one"),
+        "{warnings:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -137,7 +137,8 @@ async fn a_replica_whose_record_could_not_be_written_is_taken_up_once_it_can() {
     let (coordinator, site) = (Coordinator::start().await, Site::new());
     let _agent = site.agent(&coordinator.url());
     let replicas = site.state().join("replicas");
-    support::until("the directory of records", || replicas.is_dir().then_some(())).await;
+    // Not before it has read the directory, which it does when it starts.
+    coordinator.wait("the first report", |m| m.observed.clone()).await;
     std::fs::remove_dir(&replicas).unwrap();
     std::fs::write(&replicas, "in the way").unwrap();
     let replica = shell("j", 1, &["cpu-0"], "exec sleep 600");

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         a_later_generation_finds_what_an_earlier_one_left,
         what_is_written_while_the_agent_is_dead_comes_back,
         a_user_that_is_not_root_can_write_to_its_own_directory,
+        a_directory_is_mounted_in_a_read_only_one_that_was_shipped_without_it,
         secrets_and_configs_are_where_compose_puts_them,
         an_absolute_path_that_a_node_lacks_is_refused_by_name,
     ];
@@ -211,6 +212,17 @@ async fn a_user_that_is_not_root_can_write_to_its_own_directory() {
         (story.read("out/new"), story.read("out/copy")),
         ("new\n".into(), "for its owner alone".into())
     );
+    story.finish().await;
+}
+
+async fn a_directory_is_mounted_in_a_read_only_one_that_was_shipped_without_it() {
+    let volumes = "    volumes: [\"./scripts:/scripts:ro\", \".:/w:ro\", \"./deep/out:/w/deep/out\"]";
+    let story =
+        Story::new(1, "test ! -e /w/deep/out/old.pt || exit 3; echo new > /w/deep/out/new.pt", volumes).await;
+    story.write(".convokeignore", "deep\n*.pt\n");
+    story.write("deep/out/old.pt", "not shipped");
+    story.convoke(&["up"]).await.expect_code(0);
+    assert_eq!(story.read("deep/out/new.pt"), "new\n");
     story.finish().await;
 }
 

@@ -9,7 +9,7 @@ use tracing::info;
 use super::cache::{FetchError, LayError, SINGLE, Supervisor, Tree, blocking};
 use super::laid::{Laid, Means, OwnCopy};
 use super::owner::Owner;
-use super::plan::{Plan, Source};
+use super::plan::{Origin, Plan, Source};
 use super::private::{self, Original};
 use super::{Files, HostMount, collect, disk_was_full, grants, judged, merge, prior, with_source};
 use crate::ledger;
@@ -45,14 +45,17 @@ impl<'a> Layout<'a> {
             self.prior = self.brought_home().await?;
         }
         self.warn_of_other_owners(&plan);
-        let (mut laid, mut trees, mut paths) = (Laid::default(), Vec::new(), Vec::new());
+        let mut trees = Vec::new();
         for source in &plan.sources {
-            let tree = self.tree(source).await.map_err(|error| self.not_fetched(&source.name, &error))?;
-            let shown = self.show(source, &tree, &mut laid).await;
+            trees.push(self.tree(source).await.map_err(|error| self.not_fetched(&source.name, &error))?);
+        }
+        self.make_points(&plan, &mut trees).await?;
+        let (mut laid, mut paths) = (Laid::default(), Vec::new());
+        for (source, tree) in plan.sources.iter().zip(&trees) {
+            let shown = self.show(source, tree, &mut laid).await;
             let path = shown.map_err(|error| self.not_laid(&source.name, &error))?;
             paths.push(if tree.manifest.is_single_file() { path.join(SINGLE) } else { path });
             laid.trees.push(tree.digest);
-            trees.push(tree);
         }
         let replica = self.files.replica_dir(&self.key);
         let options = &self.desired.spec.container;
@@ -90,6 +93,23 @@ impl<'a> Layout<'a> {
         info!(%job, source, files = back.len(), "files that came back are laid over it");
         let merged = merge::merge(&base.manifest, back.into_iter());
         cache.compose(merged, self.owner, &told).await
+    }
+
+    /// Gives read-only trees the directories that other mounts need in them, where the submitter left them
+    /// out.
+    async fn make_points(&self, plan: &Plan, trees: &mut [Tree]) -> Result<(), Refusal> {
+        for (n, source) in plan.sources.iter().enumerate().filter(|(_, source)| !source.writable) {
+            let points = plan.points(n, |origin| match origin {
+                Origin::Source(n) => !trees[*n].manifest.is_single_file(),
+                Origin::Own(path) => path.is_dir(),
+                Origin::Volume(_) | Origin::AnonymousVolume => true,
+            });
+            if let Some(with_points) = merge::with_points(&trees[n].manifest, &points) {
+                let composed = self.files.cache.compose(with_points, self.owner, &|_, _| {}).await;
+                trees[n] = composed.map_err(|error| self.not_fetched(&source.name, &error))?;
+            }
+        }
+        Ok(())
     }
 
     /// Lays the tree out, and tells how far that is. Returns the directory to mount.

@@ -30,6 +30,19 @@ pub(super) fn merge<'a>(base: &Manifest, artifacts: impl Iterator<Item = &'a Art
     entries.into_manifest()
 }
 
+/// The tree with a directory at each of `points`; `None` if it has them all, or has something else there.
+pub(super) fn with_points(tree: &Manifest, points: &[String]) -> Option<Manifest> {
+    let mut entries = Entries::of(tree);
+    let before = entries.0.len();
+    for point in points.iter().filter(|_| !tree.is_single_file()) {
+        let dirs = point.match_indices('/').map(|(at, _)| &point[..at]).chain([point.as_str()]);
+        for dir in dirs.take_while(|dir| entries.may_be_dir(dir)).collect::<Vec<_>>() {
+            entries.make_dir(dir);
+        }
+    }
+    (entries.0.len() > before).then(|| entries.into_manifest())
+}
+
 /// Entries in the order of manifests. A path's key has NUL, which no path has and which comes before
 /// everything, in place of its separators: so what is in a directory follows it.
 struct Entries(BTreeMap<String, Entry>);
@@ -51,6 +64,10 @@ impl Entries {
         let kind = Kind::File { size: artifact.size, digest: artifact.digest };
         let entry = Entry { path: artifact.path.clone(), mode: artifact.mode, kind };
         self.0.insert(key(&artifact.path), entry);
+    }
+
+    fn may_be_dir(&self, path: &str) -> bool {
+        self.0.get(&key(path)).is_none_or(|entry| entry.kind == Kind::Dir)
     }
 
     fn make_dir(&mut self, path: &str) {
@@ -142,6 +159,18 @@ mod tests {
     fn a_single_file_is_replaced_and_stays_one() {
         assert_eq!(merged(vec![file("", 1)], &[artifact("", 2), artifact("x", 3)]), ["=2"]);
         assert_eq!(merged(vec![file("a", 1)], &[artifact("", 2)]), ["a=1"]);
+    }
+
+    #[test]
+    fn directories_to_mount_at_are_made_where_there_is_nothing() {
+        let base = Manifest { entries: vec![dir("d", 0o700), file("f", 1)] };
+        let points = ["d/a/b", "f", "f/below"].map(str::to_owned);
+        let made = with_points(&base, &points).unwrap();
+        Manifest::decode(&made.encode()).unwrap();
+        let paths: Vec<_> = made.entries.iter().map(|entry| entry.path.as_str()).collect();
+        assert_eq!(paths, ["d", "d/a", "d/a/b", "f"]);
+        assert_eq!(with_points(&base, &points[1..]), None);
+        assert_eq!(with_points(&base, &["d".to_owned()]), None);
     }
 
     #[test]

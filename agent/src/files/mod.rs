@@ -3,15 +3,15 @@
 //! **There.** A mount whose source is the submitter's own directory (or file) comes with a
 //! [`TreeRef`](convoke_model::TreeRef): its content at submit, kept by the coordinator as blobs. [`cache`]
 //! brings it to this node, each blob once, and lays it out once for each owner ([`owner`]). Read-only
-//! mounts show that shared tree to every replica. A writable mount shows a private copy ([`private`]): an
+//! mounts show that shared tree to every replica. A writable mount shows a private copy (`private`): an
 //! overlay on the shared tree where the agent may mount, else a copy. The copy is fresh for each
-//! generation: the submitter's files, and over them ([`merge`]) whatever earlier generations brought home,
+//! generation: the submitter's files, and over them (`merge`) whatever earlier generations brought home,
 //! whichever node they ran on. So a job that is started again finds the `.pt` files that it left, and none
 //! that nobody else would see.
 //!
 //! **Here already.** An absolute source is the node's own path and must exist: Docker would make an
 //! empty directory, and a training would find out late that its data is missing. A named volume is the
-//! engine's. Secrets and configs ([`grants`]) are files of the submitter's at Compose's places.
+//! engine's. Secrets and configs (`grants`) are files of the submitter's at Compose's places.
 //!
 //! **Back.** While a replica's tasks run, [`collect`] looks for what they changed in its writable copies,
 //! sends what has come to rest, and reports it. Once they have ended it sends all that differs from the

@@ -62,6 +62,22 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Where below a source, mounted read-only, others are mounted: the engine cannot make a directory there
+    /// itself. `is_dir` says which mounts need one.
+    pub(super) fn points(&self, source: usize, is_dir: impl Fn(&Origin) -> bool) -> Vec<String> {
+        let shown = self.mounts.iter().filter(|mount| mount.from == Origin::Source(source));
+        let below = |outer: &Planned| {
+            let outer = PathBuf::from(&outer.target);
+            let others = self.mounts.iter().filter(|inner| is_dir(&inner.from));
+            let inside = move |inner: &Planned| {
+                let path = Path::new(&inner.target).strip_prefix(&outer).ok()?.to_str()?.to_owned();
+                (!path.is_empty()).then_some(path)
+            };
+            others.filter_map(inside).collect::<Vec<_>>()
+        };
+        shown.flat_map(below).collect()
+    }
+
     fn bind(&mut self, mount: &Mount, node: &NodeId) -> Result<Origin, Refusal> {
         let name = &mount.source;
         match &mount.content {
@@ -148,6 +164,20 @@ mod tests {
         let mounts: Vec<_> = plan.mounts.into_iter().map(|m| m.on_host(&paths)).collect();
         assert_eq!(mounts[0].source, mounts[2].source);
         assert_eq!((mounts[0].read_only, mounts[2].read_only), (true, false));
+    }
+
+    #[test]
+    fn what_is_mounted_in_a_source_is_found_by_its_path_there() {
+        let plan = planned(vec![
+            mount(".", "/w", true, Some(1)),
+            mount("./out", "/w/a/out", false, Some(2)),
+            mount("./conf", "/w/conf", true, Some(3)),
+            mount("./else", "/workspace", true, Some(4)),
+        ])
+        .unwrap();
+        let is_dir = |origin: &Origin| *origin != Origin::Source(2);
+        assert_eq!(plan.points(0, is_dir), ["a/out"]);
+        assert!(plan.points(1, is_dir).is_empty());
     }
 
     #[test]

@@ -63,9 +63,9 @@ async fn reach_within(
             tried.map_err(|why| Unreachable { peer, address: at.ip(), from: name(own), why })
         });
     }
-    let failed: Vec<Unreachable> =
-        stream::iter(probes).buffer_unordered(AT_ONCE).filter_map(async |r| r.err()).collect().await;
-    failed.into_iter().min_by(|a, b| a.peer.cmp(&b.peer)).map_or(Ok(()), Err)
+    let answers: Vec<Result<(), Unreachable>> =
+        stream::iter(probes).buffer_unordered(AT_ONCE).collect().await;
+    answers.into_iter().filter_map(Result::err).min_by(|a, b| a.peer.cmp(&b.peer)).map_or(Ok(()), Err)
 }
 
 fn name(own: &NodeAddress) -> String {

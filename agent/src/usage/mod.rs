@@ -5,7 +5,7 @@
 //!
 //! | value | where |
 //! |---|---|
-//! | memory: limit, peak, kills | the memory cgroup that `/proc/<pid>/cgroup` names, see [`cgroup`] |
+//! | memory: limit, peak, kills | the memory cgroup that `/proc/<pid>/cgroup` names, see `cgroup` |
 //! | `/dev/shm`: size, use | statvfs of `/proc/<pid>/root/dev/shm`: the container's own, from the host |
 //!
 //! The memory's peak is the kernel's own high-water mark where it keeps one. That of `/dev/shm` is the most that

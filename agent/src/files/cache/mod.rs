@@ -110,7 +110,7 @@ pub struct Tree {
 }
 
 impl Cache {
-    /// Opens the cache in `root`. `replicas` holds what replicas use; see [`super::laid`].
+    /// Opens the cache in `root`. `replicas` holds what replicas use; see `super::laid`.
     pub fn open(root: &Path, replicas: &Path, link: Arc<Link>, limit: Option<u64>) -> io::Result<Self> {
         let dirs = Dirs::open(root, replicas)?;
         let limit = match limit {

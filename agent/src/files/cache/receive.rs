@@ -15,6 +15,10 @@ use super::dirs::{Dirs, Wanted};
 use super::lay::file_mode;
 use crate::files::owner::Owner;
 
+/// From this size on a blob is on the disk before the next one is written: else a fetch that is faster than
+/// the disk would end with minutes of waiting for it.
+const SYNC_FROM: u64 = 4 << 20;
+
 /// A file's owner may read it, whatever the submitter's bits: an agent that is not root copies from it.
 const READABLE: u32 = 0o400;
 
@@ -127,6 +131,9 @@ impl Receiver {
     fn place(&self, file: NamedTempFile, wanted: &Wanted, path: &std::path::Path) -> io::Result<()> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
+        }
+        if wanted.size >= SYNC_FROM {
+            file.as_file().sync_data()?;
         }
         self.owner.take(file.as_file())?;
         file.as_file().set_permissions(Permissions::from_mode(file_mode(wanted.mode) | READABLE))?;

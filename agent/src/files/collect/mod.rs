@@ -3,8 +3,8 @@
 //! One collector for each replica whose files are wanted: node rank 0's, or with `collect: all` every
 //! one's. It goes *watching* → *draining* (the tasks have ended) → *drained*.
 //!
-//! Every second it looks through the copies ([`scan`]); what has come to rest ([`looks`]) is hashed
-//! ([`judge`]), sent and reported ([`send`]), and noted ([`journal`]). Draining, all that differs from the
+//! Every second it looks through the copies (`scan`); what has come to rest (`looks`) is hashed
+//! (`judge`), sent and reported (`send`), and noted (`journal`). Draining, all that differs from the
 //! start goes, at rest or not. Deletions, links, sockets and the like do not travel.
 //!
 //! Failures: a coordinator that is away is tried until it is back, with a condition after a while. A newer

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use convoke_model::ReplicaKey;
+use convoke_model::{Progress, ReplicaKey};
 use convoke_transport::Backoff;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -33,6 +33,8 @@ const LAST_LOOKS: Duration = Duration::from_millis(20);
 /// Files and bytes that are hashed and sent together: what is ready is not kept waiting for long.
 const BATCH_FILES: usize = 1_000;
 const BATCH_BYTES: u64 = 256 << 20;
+/// What is sent at the end is told as progress from here on: people wait for it, and wonder.
+const TOLD: u64 = 64 << 20;
 /// What fails for longer is a condition of the node; a coordinator that restarts is not.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Files that do not come back and are named in the log: a few tell what it is about.
@@ -88,7 +90,7 @@ impl Gatherer {
                 Ok(due) if due.is_empty() && ended => break,
                 Ok(due) => {
                     let took = looked.elapsed();
-                    self.bring(due).await.map(|()| LOOK.max(took * SHARE))
+                    self.bring(due, ended).await.map(|()| LOOK.max(took * SHARE))
                 }
                 Err(error) => Err(SendError::Interrupted(error)),
             };
@@ -105,8 +107,8 @@ impl Gatherer {
                     info!(job = %self.key.job, generation = %self.key.generation, "files are not returned: {error}");
                     break;
                 }
-                Err(SendError::Refused(problem)) => {
-                    self.not_returned(format!("files of {} do not come back: {problem}", about(&self.key)));
+                Err(error @ (SendError::Full(_) | SendError::Refused(_))) => {
+                    self.not_returned(format!("files of {} do not come back: {error}", about(&self.key)));
                     break;
                 }
                 Err(SendError::Interrupted(problem)) => {
@@ -171,9 +173,14 @@ impl Gatherer {
     }
 
     /// Judges files and sends those that differ from the start.
-    async fn bring(&mut self, due: Vec<Seen>) -> Result<(), SendError> {
+    async fn bring(&mut self, due: Vec<Seen>, ended: bool) -> Result<(), SendError> {
+        let (mut done, total) = (0, due.iter().map(|file| file.stamp.size).sum());
+        let step = (ended && total >= TOLD).then(|| self.files.progresses.begin(&self.key));
         let mut due = due.into_iter().peekable();
         while due.peek().is_some() {
+            if let Some(step) = &step {
+                step.tell(Progress { what: "returns files".to_owned(), done, total });
+            }
             let (mut batch, mut size) = (Vec::new(), 0);
             while let Some(file) = due.next_if(|f| {
                 batch.is_empty() || batch.len() < BATCH_FILES && size + f.stamp.size <= BATCH_BYTES
@@ -182,6 +189,7 @@ impl Gatherer {
                 batch.push(file);
             }
             self.bring_batch(batch).await?;
+            done += size;
         }
         Ok(())
     }
@@ -220,17 +228,38 @@ impl Gatherer {
             }
         }
         let (ready, beyond) = self.within_limits(ready);
-        if !ready.is_empty() {
-            send(&self.files.link, &self.key, &ready).await?;
-            debug!(job = %self.key.job, files = ready.len(), "files came back");
-        }
-        let judged = ready.into_iter().map(|r| (r, true)).chain(beyond.into_iter().map(|r| (r, false)));
+        let sent = if ready.is_empty() { Vec::new() } else { self.send(ready).await? };
+        let judged = sent.into_iter().chain(beyond.into_iter().map(|r| (r, false)));
         settled.extend(judged.map(|(ready, returned)| {
             let Ready { copy, path, stamp, mode, digest, .. } = ready;
             ((copy, path), Settled { stamp, digest: Some(digest), mode, returned })
         }));
         self.settle(settled, began.elapsed());
         Ok(())
+    }
+
+    /// Sends files; returns which of them went home. One that is refused does not keep the others.
+    async fn send(&self, ready: Vec<Ready>) -> Result<Vec<(Ready, bool)>, SendError> {
+        match send(&self.files.link, &self.key, &ready).await {
+            Ok(()) => {
+                debug!(job = %self.key.job, files = ready.len(), "files came back");
+                return Ok(ready.into_iter().map(|file| (file, true)).collect());
+            }
+            Err(SendError::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let mut judged = Vec::new();
+        for file in ready {
+            let sent = match send(&self.files.link, &self.key, std::slice::from_ref(&file)).await {
+                Err(SendError::Refused(problem)) => {
+                    self.not_returned(format!("{} does not come back: {problem}", file.on_disk.display()));
+                    false
+                }
+                sent => sent.map(|()| true)?,
+            };
+            judged.push((file, sent));
+        }
+        Ok(judged)
     }
 
     /// True if the coordinator, or the submitter, has exactly this already.

@@ -13,6 +13,9 @@ use crate::files::cache::SINGLE;
 /// makes. At a few hundred bytes each, the agent stays within some hundred MiB.
 const MAX_ENTRIES: usize = 2_000_000;
 
+/// The longest path that the coordinator takes, and that a submitter could have.
+const MAX_PATH: usize = 4096;
+
 /// Tells a file from what it was before: it changes with every write, rename and change of mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
@@ -90,6 +93,10 @@ impl Scan {
                 let relative = if prefix.is_empty() { name.to_string() } else { format!("{prefix}/{name}") };
                 if let std::borrow::Cow::Owned(_) = name {
                     self.odd.push(Odd { copy, path: relative, why: "its name is not UTF-8" });
+                    continue;
+                }
+                if relative.len() > MAX_PATH {
+                    self.odd.push(Odd { copy, path: relative, why: "its path is too long" });
                     continue;
                 }
                 if path.symlink_metadata().is_ok_and(|m| m.is_dir()) {

@@ -44,8 +44,10 @@ pub(super) struct Ready {
 pub(super) enum SendError {
     #[error("a newer generation of the job is accepted")]
     Stale,
-    /// Another try would end the same way.
     #[error("the coordinator takes no more: {0}")]
+    Full(String),
+    /// Another try with all of the files would end the same way.
+    #[error("{0}")]
     Refused(String),
     #[error("{0}")]
     Interrupted(String),
@@ -155,7 +157,7 @@ fn judged(status: &Status) -> SendError {
         Some("HASH_MISMATCH" | "SHORT_BODY" | "EXTRA_BYTES" | "UNKNOWN_BLOB" | "DISK_FULL") => {
             SendError::Interrupted(message)
         }
-        Some("TOO_MANY_ARTIFACTS") => SendError::Refused(message),
+        Some("TOO_MANY_ARTIFACTS") => SendError::Full(message),
         _ if will_pass(status) => SendError::Interrupted(message),
         Some(_) => SendError::Refused(message),
         None => SendError::Interrupted(format!("{}: {message}", status.code())),

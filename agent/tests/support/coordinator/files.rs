@@ -38,6 +38,8 @@ pub struct FileMemory {
     pub refuse_upload: Option<Status>,
     pub refuse_report: Option<Status>,
     pub reports: u32,
+    /// Refuses reports with this path in them.
+    pub refuse_path: Option<String>,
 }
 
 impl FileMemory {
@@ -194,6 +196,9 @@ impl FileService for Service {
         self.heard(|m| {
             m.files.reports += 1;
             m.files.refuse_report.clone().map_or(Ok(()), Err)?;
+            if artifacts.iter().any(|artifact| Some(&artifact.path) == m.files.refuse_path.as_ref()) {
+                return Err(refusal(Code::InvalidArgument, "BAD_REQUEST", "not that one"));
+            }
             for artifact in artifacts {
                 if !m.files.blobs.contains_key(&digest(&artifact.sha256)) {
                     return Err(refusal(Code::FailedPrecondition, "UNKNOWN_BLOB", "send it first"));
