@@ -225,8 +225,11 @@ impl LocalCluster {
     /// log complains of anything that was not announced.
     pub async fn finish(mut self) {
         if let Some(containers) = &self.containers {
-            let gone = async || containers.list().is_empty().then_some(());
-            eventually("the agents have removed every container", gone).await;
+            let gone = async || {
+                let mounted = procfs::mounted_below(self.directory());
+                (containers.list().is_empty() && mounted.is_empty()).then_some(())
+            };
+            eventually("the agents have removed every container, and what they had mounted", gone).await;
         }
         for (n, agent) in self.agents.iter_mut().enumerate() {
             if let Some(agent) = agent {

@@ -150,6 +150,16 @@ impl Shared {
         self.changes.send_modify(|n| *n += 1);
     }
 
+    /// A task runs; false if it was asked to end before.
+    fn set_started(&self, task: &TaskKey) -> bool {
+        let mut tasks = self.tasks();
+        let Some(known) = tasks.get_mut(task).filter(|known| !known.stopped) else { return false };
+        known.status = Some(TaskStatus::Running { pid: 0, health: None });
+        drop(tasks);
+        self.changes.send_modify(|n| *n += 1);
+        true
+    }
+
     fn set_health(&self, task: &TaskKey, seen: Health) {
         if let Some(Known { status: Some(TaskStatus::Running { health, .. }), .. }) =
             self.tasks().get_mut(task)

@@ -40,6 +40,15 @@ pub struct Usage {
     pub oom_kills: u64,
 }
 
+impl Usage {
+    /// The peak, if it was seen near the limit. A task that died of its limit reached it: the last look was too
+    /// early if it says otherwise.
+    pub fn peak_at_the_limit(&self) -> Option<u64> {
+        let limit = self.memory_limit?;
+        self.memory_peak.filter(|peak| *peak >= limit - limit / 20)
+    }
+}
+
 /// Looks at one task from its start to its end. Clones share what was seen.
 #[derive(Debug, Clone, Default)]
 pub struct Watch(Arc<Mutex<Seen>>);
@@ -140,6 +149,14 @@ mod tests {
         watch.look(std::process::id(), false);
         assert!(watch.end(false).shm_peak >= full.shm_peak);
         assert_eq!(full.memory_peak, None, "the agent's own memory is not the task's");
+    }
+
+    #[test]
+    fn a_peak_that_was_seen_too_early_is_not_told_of_a_task_that_reached_its_limit() {
+        let peak = |memory_peak| Usage { memory_limit: Some(100), memory_peak, ..Usage::default() };
+        assert_eq!(peak(Some(75)).peak_at_the_limit(), None);
+        assert_eq!(peak(Some(99)).peak_at_the_limit(), Some(99));
+        assert_eq!(Usage { memory_peak: Some(99), ..Usage::default() }.peak_at_the_limit(), None);
     }
 
     #[test]

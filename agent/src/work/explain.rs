@@ -121,12 +121,13 @@ fn judge(facts: &Facts) -> Option<Box<Explanation>> {
     // Lines that cannot be read are no evidence.
     let output = output.and_then(Result::ok).unwrap_or_default();
     let tail: Vec<Line<'_>> = output.iter().filter_map(line).collect();
+    let oom_killed = facts.exit.oom_killed || killed_for_memory(facts, &usage);
     let evidence = Evidence {
         exit: facts.exit.status,
-        oom_killed: facts.exit.oom_killed || killed_for_memory(facts, &usage),
+        oom_killed,
         stopped: facts.exit.stopped,
         memory_limit: usage.memory_limit.or(facts.memory_limit),
-        memory_peak: usage.memory_peak,
+        memory_peak: if oom_killed { usage.peak_at_the_limit() } else { usage.memory_peak },
         shm_size: usage.shm_size.or(facts.shm_size),
         shm_peak: usage.shm_peak,
         tail: &tail,

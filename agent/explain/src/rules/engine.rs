@@ -208,7 +208,7 @@ pub(super) const RULES: &[Rule] = &[
         cause: "GpuRuntimeMissing",
         on: Engine(&[
             r"could not select device driver",
-            r"(?i)unknown runtime specified nvidia",
+            r"[Uu]nknown runtime specified nvidia",
             r"nvidia-container-cli: initialization error",
             r"unresolvable CDI devices (?P<device>\S+)",
         ]),
