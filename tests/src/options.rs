@@ -19,7 +19,7 @@ pub struct ClusterOptions {
     pub namespaces: Vec<String>,
     /// The coordinator's data directory, if not one of the cluster's own.
     pub data_dir: Option<PathBuf>,
-    /// Further arguments of every agent.
+    /// Further arguments of every agent; `{node}` is its node's name.
     pub agent_args: Vec<String>,
 }
 

@@ -4,6 +4,8 @@
 
 mod beside;
 mod disks;
+mod engines;
+mod namespaces;
 mod needs;
 mod networks;
 mod refusals;
@@ -68,6 +70,8 @@ fn stories() -> Vec<Story> {
             the_tasks_of_a_replica_share_memory;
         disks on Mounts:
             a_coordinator_whose_disk_is_full_takes_nothing_and_works_once_it_has_space;
+        engines on Engines:
+            a_gang_on_two_hosts_with_engines_of_their_own_gets_its_image_and_meets;
         networks on Namespaces:
             a_gang_whose_nodes_do_not_reach_each_other_waits_by_name_and_runs_once_they_do;
     }
