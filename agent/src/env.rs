@@ -166,6 +166,8 @@ fn defaults(facts: &Facts<'_>, position: &Position) -> Variables {
         add("NCCL_SOCKET_IFNAME", format!("={}", facts.data.interface));
         add("GLOO_SOCKET_IFNAME", facts.data.interface.clone());
     }
+    // Lines come as they are printed: into a pipe, Python keeps them until its buffer is full.
+    add("PYTHONUNBUFFERED", "1".to_owned());
     if position.single {
         if position.local_world > 1 {
             // As torchrun does: else every process takes all the cores.

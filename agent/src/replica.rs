@@ -59,7 +59,7 @@ pub struct Held {
     pub master_port: u16,
     /// One per task, in rank order.
     pub task_ports: Vec<u16>,
-    /// Where this agent answers its peers' probes until the tasks start.
+    /// Where this agent answers its peers' probes until the replica is over.
     #[serde(default)]
     pub probe_port: Option<u16>,
     /// The engine's id of the image that was prepared.

@@ -1,6 +1,7 @@
 //! What workers do to one replica: each verb is one future, bounded, with a result for the router.
 
 mod explain;
+mod hosts;
 mod image;
 mod inside;
 mod network;

@@ -168,10 +168,11 @@ impl LocalCluster {
 
     fn agent_in(&self, namespace: &str, node: &str, slots: u32) -> Process {
         let agent = binary("convoke-agent").display().to_string();
-        let mut args = ["netns", "exec", namespace, &agent].map(str::to_owned).to_vec();
+        // Only the network is another one: what an agent mounts, its engine must see.
+        let mut args = vec![format!("--net=/run/netns/{namespace}"), "--".to_owned(), agent];
         args.extend(self.agent_args(&self.url(), node, node, slots));
         // It becomes the agent.
-        Process::start(Path::new("ip"), &args, &self.log_file(node))
+        Process::start(Path::new("nsenter"), &args, &self.log_file(node))
     }
 
     fn agent_args(&self, coordinator: &str, node: &str, state_dir: &str, slots: u32) -> Vec<String> {
@@ -186,7 +187,7 @@ impl LocalCluster {
         if !self.options.containers {
             args.push("--no-docker".to_owned());
         }
-        args.extend(self.options.agent_args.iter().cloned());
+        args.extend(self.options.agent_args.iter().map(|arg| arg.replace("{node}", node)));
         args
     }
 
@@ -224,8 +225,11 @@ impl LocalCluster {
     /// log complains of anything that was not announced.
     pub async fn finish(mut self) {
         if let Some(containers) = &self.containers {
-            let gone = async || containers.list().is_empty().then_some(());
-            eventually("the agents have removed every container", gone).await;
+            let gone = async || {
+                let mounted = procfs::mounted_below(self.directory());
+                (containers.list().is_empty() && mounted.is_empty()).then_some(())
+            };
+            eventually("the agents have removed every container, and what they had mounted", gone).await;
         }
         for (n, agent) in self.agents.iter_mut().enumerate() {
             if let Some(agent) = agent {

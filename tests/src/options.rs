@@ -19,7 +19,7 @@ pub struct ClusterOptions {
     pub namespaces: Vec<String>,
     /// The coordinator's data directory, if not one of the cluster's own.
     pub data_dir: Option<PathBuf>,
-    /// Further arguments of every agent.
+    /// Further arguments of every agent; `{node}` is its node's name.
     pub agent_args: Vec<String>,
 }
 
@@ -36,5 +36,12 @@ impl Default for ClusterOptions {
             data_dir: None,
             agent_args: Vec::new(),
         }
+    }
+}
+
+impl ClusterOptions {
+    /// An agent for each of `slots` that runs containers.
+    pub fn containers(slots: &[u32]) -> Self {
+        Self { slots: slots.to_vec(), containers: true, ..Self::default() }
     }
 }

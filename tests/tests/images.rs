@@ -88,12 +88,7 @@ impl Drop for Images {
 
 impl Scene {
     async fn start(slots: &[u32]) -> Self {
-        let cluster = LocalCluster::start_with(ClusterOptions {
-            slots: slots.to_vec(),
-            containers: true,
-            ..ClusterOptions::default()
-        })
-        .await;
+        let cluster = LocalCluster::start_with(ClusterOptions::containers(slots)).await;
         let dir = cluster.directory().join("p");
         fs::create_dir_all(dir.join("image")).expect("it is writable");
         // The temporary directory has a name that nobody else has.

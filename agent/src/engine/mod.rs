@@ -93,7 +93,7 @@ impl Engine {
     }
 
     /// A client that waits for an answer as long as the caller does, who watches what moves.
-    fn patient(&self) -> Docker {
+    pub(crate) fn patient(&self) -> Docker {
         self.docker.clone().with_timeout(PATIENCE)
     }
 

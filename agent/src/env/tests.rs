@@ -201,6 +201,7 @@ fn torchrun_gets_its_whole_contract() {
         ("PET_MAX_RESTARTS", "0"),
         ("PET_MONITOR_INTERVAL", "0.1"),
         ("PET_TEE", "3"),
+        ("PYTHONUNBUFFERED", "1"),
         ("PET_LOG_DIR", "/logs"),
         ("NODE_RANK", "1"),
         ("MASTER_ADDR", "10.0.0.1"),

@@ -55,7 +55,7 @@ use tracing::warn;
 
 use self::cache::{Cache, FetchError, LayError};
 use self::laid::Means;
-use self::plan::{Plan, check_own};
+use self::plan::{Plan, checked};
 use self::remove::remove_all;
 use self::space::is_full;
 use self::turns::Turns;
@@ -181,8 +181,8 @@ impl Files {
 }
 
 /// Refuses early what can never be laid out here: before an image is fetched for it.
-pub fn check(host: &Host, desired: &DesiredReplica) -> Result<(), Refusal> {
-    check_own(&Plan::of(&desired.spec, &host.node)?, &host.node)
+pub async fn check(host: &Host, desired: &DesiredReplica) -> Result<(), Refusal> {
+    checked(Plan::of(&desired.spec, &host.node)?, &host.node).await.map(drop)
 }
 
 /// Makes the sources of a container's mounts. `image_user` is whom it runs as unless its job says otherwise.

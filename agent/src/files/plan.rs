@@ -1,11 +1,18 @@
 //! What a job's mounts ask of its node, decided without touching the disk.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use convoke_model::{JobSpec, Mount, MountKind, NodeId, TreeRef};
 
+use tokio::time::timeout;
+
+use super::cache::blocking;
 use super::{HostMount, HostSource};
 use crate::work::Refusal;
+
+/// How long a file system may take to say whether a path is there: one whose server is away never does.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// The submitter's directories that travel, and where everything is mounted.
 #[derive(Debug, Default, PartialEq)]
@@ -115,9 +122,25 @@ impl Planned {
     }
 }
 
+/// The plan, if the node has what it needs; looked at beside the reactor, which a shared file system whose
+/// server is away would hold up.
+pub(super) async fn checked(plan: Plan, node: &NodeId) -> Result<Plan, Refusal> {
+    let own = node.clone();
+    let looking = blocking(move || check_own(&plan, &own).map(|()| plan));
+    match timeout(LOOK, looking).await {
+        Ok(Ok(checked)) => checked,
+        Ok(Err(problem)) => Err(Refusal::for_now(problem)),
+        Err(_) => Err(Refusal::for_now(format!(
+            "node {node} cannot tell within {} s whether the absolute paths that the job mounts are there: is the \
+             server of a shared file system away?",
+            LOOK.as_secs()
+        ))),
+    }
+}
+
 /// The node's own path must be there: one that is not is, as a rule, a mistake, or a data set that this
 /// node lacks, and an empty directory in its place would be found out late.
-pub(super) fn check_own(plan: &Plan, node: &NodeId) -> Result<(), Refusal> {
+fn check_own(plan: &Plan, node: &NodeId) -> Result<(), Refusal> {
     for planned in &plan.mounts {
         if let Origin::Own(path) = &planned.from
             && let Err(error) = std::fs::metadata(path)

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::cache::blocking;
 use super::laid::Laid;
 use super::layout::Layout;
-use super::plan::{Plan, check_own};
+use super::plan::{Plan, checked};
 use super::{Files, HostMount, collect, grants, overlay, remove_all};
 use crate::ledger;
 use crate::work::Refusal;
@@ -24,8 +24,7 @@ impl Files {
         image_user: &str,
     ) -> Result<Vec<HostMount>, Refusal> {
         let key = desired.key();
-        let plan = Plan::of(&desired.spec, &self.node)?;
-        check_own(&plan, &self.node)?;
+        let plan = checked(Plan::of(&desired.spec, &self.node)?, &self.node).await?;
         self.remove(&key).await.map_err(Refusal::for_now)?;
         let made = Layout::new(self, desired, image_user).make(plan).await;
         if made.is_err()

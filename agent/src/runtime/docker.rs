@@ -20,7 +20,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use convoke_model::{AgentInstance, GpuInjection, Health};
@@ -32,7 +32,7 @@ use self::presence::Presence;
 use super::{Runtime, RuntimeError, TaskDir, TaskKey, TaskSpec, TaskStatus};
 use crate::conditions::Conditions;
 use crate::engine::RefusedUlimits;
-use crate::engine::images::Policy;
+use crate::engine::images::{Images, Policy};
 
 pub use presence::Reached;
 
@@ -65,6 +65,8 @@ pub struct DockerRuntime {
 struct Shared {
     config: DockerConfig,
     presence: Presence,
+    /// Made when the engine is first there: one book of what was fetched, whatever becomes of the engine.
+    images: OnceLock<Images>,
     refused_ulimits: RefusedUlimits,
     tasks: Mutex<BTreeMap<TaskKey, Known>>,
     changes: channel::Sender<u64>,
@@ -90,6 +92,7 @@ impl DockerRuntime {
         let shared = Arc::new(Shared {
             config,
             presence: Presence::default(),
+            images: OnceLock::new(),
             refused_ulimits: RefusedUlimits::default(),
             tasks: Mutex::default(),
             changes: channel::Sender::new(0),
@@ -148,6 +151,16 @@ impl Shared {
         known.status = Some(status);
         drop(tasks);
         self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// A task runs; false if it was asked to end before.
+    fn set_started(&self, task: &TaskKey) -> bool {
+        let mut tasks = self.tasks();
+        let Some(known) = tasks.get_mut(task).filter(|known| !known.stopped) else { return false };
+        known.status = Some(TaskStatus::Running { pid: 0, health: None });
+        drop(tasks);
+        self.changes.send_modify(|n| *n += 1);
+        true
     }
 
     fn set_health(&self, task: &TaskKey, seen: Health) {

@@ -68,6 +68,8 @@ pub enum RuntimeError {
     Unknown(TaskKey),
     #[error("task {0} still has processes; stop it and wait until it has ended")]
     StillRunning(TaskKey),
+    #[error("task {0} was asked to end before it had started")]
+    Unwanted(TaskKey),
     /// It may work later, or on another node.
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },

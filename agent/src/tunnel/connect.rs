@@ -50,7 +50,12 @@ pub(super) async fn connect(pid: u32, port: u16, mut input: In, output: Out) -> 
 
 async fn send(mut reader: OwnedReadHalf, output: Out) -> Result<(), Broken> {
     let mut buffer = vec![0; FRAME];
-    while let Ok(n @ 1..) = reader.read(&mut buffer).await {
+    loop {
+        let read = tokio::select! {
+            read = reader.read(&mut buffer) => read,
+            () = output.gone() => return Err(Broken::Gone),
+        };
+        let Ok(n @ 1..) = read else { break };
         output.data(Bytes::copy_from_slice(&buffer[..n]), Frame::Data).await?;
     }
     output.send(Frame::End(v1::TunnelEnd {})).await

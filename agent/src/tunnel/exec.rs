@@ -6,7 +6,7 @@ use bollard::exec::{ResizeExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::ExecConfig;
 use convoke_proto::v1;
 use convoke_proto::v1::tunnel_frame::Frame;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::frames::{Broken, In, Out, refused};
@@ -17,7 +17,7 @@ pub(super) async fn exec(
     docker: &Docker,
     container: &str,
     asked: v1::TunnelExec,
-    mut input: In,
+    input: In,
     output: Out,
 ) -> Result<(), Broken> {
     let (rows, columns) = (asked.rows, asked.columns);
@@ -26,7 +26,7 @@ pub(super) async fn exec(
         docker.create_exec(container, config(asked)).await.map_err(refused("the command was refused"))?;
     let start = StartExecOptions { detach: false, tty, output_capacity: None };
     let started = docker.start_exec(&created.id, Some(start)).await;
-    let StartExecResults::Attached { output: mut said, input: mut typed } =
+    let StartExecResults::Attached { output: said, input: typed } =
         started.map_err(refused("the command was not started"))?
     else {
         return Err(Broken::Refused("the engine did not attach to the command".to_owned()));
@@ -34,25 +34,41 @@ pub(super) async fn exec(
     if tty {
         resize(docker, &created.id, rows, columns).await;
     }
-    let mut typing = true;
-    loop {
-        tokio::select! {
-            line = said.next() => match line {
-                Some(Ok(LogOutput::StdErr { message })) => output.data(message, Frame::ErrorData).await?,
-                Some(Ok(said)) => output.data(said.into_bytes(), Frame::Data).await?,
-                Some(Err(error)) => return Err(refused("its output broke off")(error)),
-                None => break,
-            },
-            frame = input.next(), if typing => match frame {
-                Ok(frame) => typing = take(docker, &created.id, &mut typed, frame).await,
-                Err(Broken::Gone) => return Err(Broken::Gone),
-                Err(refused) => return Err(refused),
-            },
-        }
+    // Side by side: a command that prints while it reads must not wait for itself.
+    tokio::select! {
+        told = tell(said, &output) => told?,
+        broken = type_in(docker, &created.id, typed, input) => return Err(broken),
     }
     let ended = docker.inspect_exec(&created.id).await.map_err(refused("its exit code is not known"))?;
     let code = ended.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or(-1);
     output.send(Frame::Exit(v1::TunnelExit { code })).await
+}
+
+/// Passes on what the command says, to its end.
+async fn tell(
+    mut said: impl Stream<Item = Result<LogOutput, bollard::errors::Error>> + Unpin,
+    output: &Out,
+) -> Result<(), Broken> {
+    while let Some(line) = said.next().await {
+        match line.map_err(refused("its output broke off"))? {
+            LogOutput::StdErr { message } => output.data(message, Frame::ErrorData).await?,
+            said => output.data(said.into_bytes(), Frame::Data).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Passes on what the operator types, also after the command takes no more: that the operator goes away
+/// ends the session.
+async fn type_in(docker: &Docker, exec: &str, mut typed: impl AsyncWrite + Unpin, mut input: In) -> Broken {
+    let mut typing = true;
+    loop {
+        match input.next().await {
+            Ok(frame) if typing => typing = take(docker, exec, &mut typed, frame).await,
+            Ok(_) => {}
+            Err(broken) => return broken,
+        }
+    }
 }
 
 /// What the operator typed, or did to the terminal; false once the command takes no more.
@@ -61,7 +77,6 @@ async fn take(docker: &Docker, exec: &str, typed: &mut (impl AsyncWrite + Unpin)
         Frame::Data(bytes) => typed.write_all(&bytes).await.is_ok() && typed.flush().await.is_ok(),
         Frame::End(_) => {
             let _ = typed.shutdown().await;
-            // The operator is still listened for: its going away ends the session.
             true
         }
         Frame::Resize(size) => {

@@ -37,6 +37,11 @@ impl Out {
         self.0.send(frame).await.map_err(|_| Broken::Gone)
     }
 
+    /// Resolves when the operator has gone away: nobody takes what would be sent.
+    pub(super) async fn gone(&self) {
+        self.0.closed().await;
+    }
+
     /// Sends bytes in frames that are not too large.
     pub(super) async fn data(&self, mut bytes: Bytes, to: fn(Bytes) -> Frame) -> Result<(), Broken> {
         while !bytes.is_empty() {

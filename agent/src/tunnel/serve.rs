@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::Docker;
 use convoke_model::ReplicaKey;
 use convoke_proto::v1;
 use convoke_proto::v1::open_tunnel::Target;
@@ -15,6 +14,7 @@ use tracing::{debug, info};
 
 use super::frames::{self, Broken, FRAMES, In, Out};
 use super::{connect, copy, exec};
+use crate::engine::Engine;
 use crate::host::Host;
 use crate::runtime::{TaskKey, TaskStatus};
 
@@ -63,7 +63,12 @@ async fn serve(host: &Host, tunnel: v1::OpenTunnel) -> Result<(), String> {
     let call = call.map_err(|status| status.message().to_owned())?.into_inner();
     let (input, mut reading) = frames::read(call);
     let Some(target) = tunnel.target else { return Err("it has no target".to_owned()) };
-    match dispatch(host, target, input, output.clone()).await {
+    // An engine or a task that takes nothing must not keep what its operator has left.
+    let served = tokio::select! {
+        served = dispatch(host, target, input, output.clone()) => served,
+        () = output.gone() => Err(Broken::Gone),
+    };
+    match served {
         Ok(()) | Err(Broken::Gone) => {}
         Err(Broken::Refused(message)) => {
             let message = format!("node {}: {message}", host.node);
@@ -80,8 +85,8 @@ async fn serve(host: &Host, tunnel: v1::OpenTunnel) -> Result<(), String> {
 async fn dispatch(host: &Host, target: Target, input: In, output: Out) -> Result<(), Broken> {
     match target {
         Target::Exec(mut asked) => {
-            let (docker, container) = container(host, asked.task.take())?;
-            exec::exec(&docker, &container, asked, input, output).await
+            let (engine, container) = container(host, asked.task.take())?;
+            exec::exec(engine.docker(), &container, asked, input, output).await
         }
         Target::Port(asked) => {
             let pid = process(host, asked.task)?;
@@ -90,12 +95,13 @@ async fn dispatch(host: &Host, target: Target, input: In, output: Out) -> Result
             connect::connect(pid, port, input, output).await
         }
         Target::CopyFrom(asked) => {
-            let (docker, container) = container(host, asked.task)?;
-            copy::copy_from(&docker, &container, &asked.path, output).await
+            let (engine, container) = container(host, asked.task)?;
+            copy::copy_from(engine.docker(), &container, &asked.path, output).await
         }
         Target::CopyTo(asked) => {
-            let (docker, container) = container(host, asked.task)?;
-            copy::copy_to(&docker, &container, &asked.path, input, output).await
+            let (engine, container) = container(host, asked.task)?;
+            // The engine answers when it has unpacked all of it, which takes as long as it takes to come.
+            copy::copy_to(&engine.patient(), &container, &asked.path, input, output).await
         }
     }
 }
@@ -111,7 +117,7 @@ fn found(host: &Host, task: Option<v1::TunnelTask>) -> Result<TaskKey, Broken> {
 }
 
 /// The container of a task, and the way to its engine.
-fn container(host: &Host, task: Option<v1::TunnelTask>) -> Result<(Docker, String), Broken> {
+fn container(host: &Host, task: Option<v1::TunnelTask>) -> Result<(Engine, String), Broken> {
     let key = found(host, task)?;
     let docker = host.docker.as_ref();
     let Some((docker, name)) = docker.and_then(|docker| Some((docker, docker.container(&key)?))) else {
@@ -119,7 +125,7 @@ fn container(host: &Host, task: Option<v1::TunnelTask>) -> Result<(Docker, Strin
         return Err(Broken::Refused(message.to_owned()));
     };
     let reached = docker.reached().map_err(|error| Broken::Refused(error.to_string()))?;
-    Ok((reached.engine.docker().clone(), name))
+    Ok((reached.engine.clone(), name))
 }
 
 /// The main process of a task.

@@ -68,7 +68,7 @@ async fn check(host: &Host, desired: &DesiredReplica) -> Result<NodeAddress, Ref
     let spec = &desired.spec;
     if spec.image.is_some() {
         inside::reached(host).await?;
-        files::check(host, desired)?;
+        files::check(host, desired).await?;
         return network::data(host, desired).map_err(Refusal::for_good);
     }
     if !host.allow_processes {

@@ -39,7 +39,13 @@ async fn remove_files(host: &Host, key: &ReplicaKey, tasks: &[TaskKey]) -> Resul
     for task in tasks {
         match host.runtime.remove(task).await {
             Ok(()) | Err(RuntimeError::Unknown(_)) => {}
-            Err(error) => return Err(format!("task {task} cannot be removed: {error}")),
+            Err(error) => {
+                if matches!(error, RuntimeError::StillRunning(_)) {
+                    // A start that was given up came about after all. What fails is tried again.
+                    let _ = host.runtime.stop(task, Duration::ZERO).await;
+                }
+                return Err(format!("task {task} cannot be removed: {error}"));
+            }
         }
         remove_dir(&host.home.socket_dir(key, task.rank)).await?;
     }

@@ -9,9 +9,9 @@ use convoke_model::{
 use tracing::{info, warn};
 
 use super::explain::{Ended, explain};
-use super::network;
 use super::paths::{Inside, TaskPaths};
 use super::with_sources;
+use super::{hosts, network};
 use crate::clock::now;
 use crate::env::{Facts, task_environment};
 use crate::host::Host;
@@ -113,7 +113,13 @@ fn task_spec(host: &Host, start: &Start, rank: Rank) -> Result<TaskSpec, String>
         info!(job = %desired.job, %rank, "{note}");
     }
     let container = match inside {
-        Some(inside) => Some(Box::new(container(host, start, inside, &paths, rank)?)),
+        Some(inside) => {
+            let mut container = container(host, start, inside, &paths, rank)?;
+            let hosts = hosts::mount(host, desired, &key, &data, &container.mounts)
+                .map_err(|e| format!("cannot write the container's /etc/hosts: {e}"))?;
+            container.mounts.extend(hosts);
+            Some(Box::new(container))
+        }
         None => None,
     };
     Ok(TaskSpec {

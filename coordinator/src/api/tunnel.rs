@@ -111,27 +111,47 @@ fn towards(target: session_target::Target, task: v1::TunnelTask) -> open_tunnel:
     }
 }
 
-/// Passes frames both ways until the agent has said its last, or either side goes away.
+/// Passes frames both ways until the agent has said its last, or either side goes away. The two ways
+/// go side by side: what reads only once its own words are taken must not wait for itself.
 async fn join(
-    mut operator: FromOperator,
-    mut agent: AgentHalf,
+    operator: FromOperator,
+    agent: AgentHalf,
     outgoing: Outgoing<v1::OpenSessionResponse>,
 ) -> Result<(), Status> {
-    let mut listening = true;
-    loop {
-        tokio::select! {
-            frame = agent.frames.message() => match frame? {
-                Some(frame) => outgoing.send(v1::OpenSessionResponse { frame: Some(frame) }).await?,
-                None => return Ok(()),
-            },
-            message = operator.message(), if listening => match message? {
-                Some(v1::OpenSessionRequest { message: Some(Message::Frame(frame)) }) => {
-                    // An agent that reads no more has said, or is about to say, why.
-                    listening = agent.answers.send(Ok(frame)).await.is_ok();
-                }
-                Some(_) => return Err(refuse::bad_request("a session is opened once, and frames follow")),
-                None => listening = false,
-            },
+    let AgentHalf { frames, answers } = agent;
+    let mut said = std::pin::pin!(pass_out(frames, outgoing));
+    tokio::select! {
+        said = &mut said => return said,
+        listened = pass_in(operator, &answers) => listened?,
+    }
+    // `answers` lives on: its end would be the operator's going away.
+    said.await
+}
+
+/// From the agent to the operator, up to the agent's last frame.
+async fn pass_out(
+    mut frames: tonic::Streaming<v1::TunnelFrame>,
+    outgoing: Outgoing<v1::OpenSessionResponse>,
+) -> Result<(), Status> {
+    while let Some(frame) = frames.message().await? {
+        outgoing.send_patiently(v1::OpenSessionResponse { frame: Some(frame) }).await?;
+    }
+    Ok(())
+}
+
+/// From the operator to the agent, until either has had enough.
+async fn pass_in(
+    mut operator: FromOperator,
+    answers: &mpsc::Sender<Result<v1::TunnelFrame, Status>>,
+) -> Result<(), Status> {
+    while let Some(request) = operator.message().await? {
+        let Some(Message::Frame(frame)) = request.message else {
+            return Err(refuse::bad_request("a session is opened once, and frames follow"));
+        };
+        // An agent that reads no more has said, or is about to say, why.
+        if answers.send(Ok(frame)).await.is_err() {
+            break;
         }
     }
+    Ok(())
 }

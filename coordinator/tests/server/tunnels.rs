@@ -88,6 +88,42 @@ async fn frames_pass_both_ways_until_the_agent_has_said_its_last() {
     coordinator.stop().await;
 }
 
+/// An operator that listens only once it has said all, while the agent says far more than the connections
+/// between them hold.
+#[tokio::test]
+async fn a_direction_that_is_full_does_not_stop_the_other() {
+    const FRAMES: usize = 256;
+    let coordinator = Coordinator::start().await;
+    let mut agent = Agent::connect(coordinator.channel.clone(), "n1").await;
+    coordinator.submit("a").await;
+    agent.run().await;
+    let opening = tokio::spawn(open(coordinator.channel.clone(), exec("a", 0)));
+    let tunnel = announced(&mut agent).await;
+    let (to_operator, mut from_operator) =
+        come(&agent, coordinator.channel.clone(), &tunnel.tunnel_id).await.unwrap();
+    let (to_agent, mut from_agent) = soon("the session", opening).await.unwrap().unwrap();
+    let chunk = data(&"x".repeat(64 * 1024));
+
+    let said = chunk.clone();
+    let speaking = tokio::spawn(async move {
+        for _ in 0..FRAMES {
+            to_operator.send(said.clone()).await.unwrap();
+        }
+        to_operator
+    });
+    for _ in 0..FRAMES {
+        let frame = v1::OpenSessionRequest { message: Some(Message::Frame(chunk.clone())) };
+        soon("room for input", to_agent.send(frame)).await.unwrap();
+        assert_eq!(soon("input", from_operator.message()).await.unwrap(), Some(chunk.clone()));
+    }
+    for _ in 0..FRAMES {
+        let frame = soon("output", from_agent.message()).await.unwrap().unwrap().frame;
+        assert_eq!(frame, Some(chunk.clone()));
+    }
+    drop(soon("the last of it", speaking).await.unwrap());
+    coordinator.stop().await;
+}
+
 #[tokio::test]
 async fn a_task_that_does_not_run_and_a_node_that_is_away_are_refused_by_name() {
     let coordinator = Coordinator::start().await;

@@ -4,6 +4,8 @@
 
 mod beside;
 mod disks;
+mod engines;
+mod namespaces;
 mod needs;
 mod networks;
 mod refusals;
@@ -11,6 +13,7 @@ mod restarts;
 mod scene;
 mod stops;
 mod training;
+mod travels;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,6 +43,13 @@ fn stories() -> Vec<Story> {
             a_killed_agent_s_containers_go_on_and_no_line_or_file_is_lost,
             a_killed_coordinator_s_containers_go_on_and_no_line_or_file_is_lost,
             a_killed_container_starts_its_gang_again_with_what_came_back_until_the_budget_is_spent;
+        travels on Base:
+            what_rank_zero_writes_is_there_when_up_returns_and_the_rest_is_untouched,
+            a_later_generation_finds_what_an_earlier_one_left,
+            what_is_written_while_the_agent_is_dead_comes_back,
+            a_user_that_is_not_root_can_write_to_its_own_directory,
+            a_directory_is_mounted_in_a_read_only_one_that_was_shipped_without_it,
+            secrets_and_configs_are_where_compose_puts_them;
         stops on Base:
             a_stop_with_a_grace_kills_what_ignores_sigterm_when_it_is_over,
             a_failing_gang_ends_though_a_rank_ignores_sigterm;
@@ -60,6 +70,8 @@ fn stories() -> Vec<Story> {
             the_tasks_of_a_replica_share_memory;
         disks on Mounts:
             a_coordinator_whose_disk_is_full_takes_nothing_and_works_once_it_has_space;
+        engines on Engines:
+            a_gang_on_two_hosts_with_engines_of_their_own_gets_its_image_and_meets;
         networks on Namespaces:
             a_gang_whose_nodes_do_not_reach_each_other_waits_by_name_and_runs_once_they_do;
     }

@@ -14,6 +14,8 @@ pub(crate) enum Needs {
     Base,
     Torch,
     Trainer,
+    /// The base image, and engines in network namespaces.
+    Engines,
     /// Network namespaces; no engine.
     Namespaces,
     /// A file system of its own; no engine.
@@ -31,6 +33,10 @@ impl Needs {
             Self::Base => image(BASE, "tests/images/build.sh base"),
             Self::Torch => image(TORCH, "tests/images/build.sh torch"),
             Self::Trainer => image(TRAINER, "deploy/images/trainer-image.sh"),
+            Self::Engines => Self::Base
+                .missing()
+                .or_else(|| Self::Namespaces.missing())
+                .or_else(|| unshared(&[], "dockerd --version && nsenter --version")),
             Self::Namespaces => unshared(&["--net"], "ip link set lo up"),
             Self::Mounts => unshared(&["--mount"], "mount -t tmpfs none /mnt"),
         }

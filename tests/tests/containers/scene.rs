@@ -24,11 +24,11 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) async fn start(slots: &[u32]) -> Self {
-        Self::start_with(ClusterOptions { slots: slots.to_vec(), ..ClusterOptions::default() }).await
+        Self::start_with(ClusterOptions::containers(slots)).await
     }
 
     pub(crate) async fn start_with(options: ClusterOptions) -> Self {
-        let cluster = LocalCluster::start_with(ClusterOptions { containers: true, ..options }).await;
+        let cluster = LocalCluster::start_with(options).await;
         let project = cluster.directory().join("project");
         fs::create_dir(&project).expect("it is writable");
         Self { cluster, project }

@@ -4,6 +4,7 @@
 //! honoured here comes back as notes for the user, beside the request; what makes no sense at all is
 //! an error. [`make_sources`] is the one step that must happen on the host before.
 
+mod hosts;
 mod limits;
 mod mounts;
 mod network;
@@ -16,6 +17,7 @@ use bollard::models::{
 };
 use convoke_model::Healthcheck;
 
+pub use hosts::{HOSTS, hosts_file};
 pub use mounts::{SourceError, make_sources};
 pub use network::Network;
 pub use node::Node;

@@ -1,7 +1,6 @@
 //! Files on their way home: their content as blobs, unless it is there, then the report.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -103,7 +102,8 @@ fn feed(files: &[Ready], tx: &mpsc::Sender<v1::BlobPart>) -> Result<(), String> 
     };
     for Ready { on_disk, digest, stamp, .. } in files {
         let failed = |e: std::io::Error| format!("{}: {e}", on_disk.display());
-        let file = File::open(on_disk).map_err(failed)?;
+        // The job may have put a link or a pipe in its place since.
+        let file = super::judge::open(on_disk).map_err(failed)?;
         send(Part::Header(v1::BlobHeader { sha256: digest.0.to_vec().into(), size: stamp.size }))?;
         // No more than was hashed, even if somebody appends to it now.
         let mut content = file.take(stamp.size);

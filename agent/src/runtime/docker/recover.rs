@@ -81,6 +81,12 @@ impl DockerRuntime {
         Ok(tasks)
     }
 
+    /// Watches the container of a start that failed half-way.
+    pub(super) async fn take_over(&self, dir: &TaskDir, engine: &Engine) -> io::Result<()> {
+        let record = dir.container()?.ok_or(io::ErrorKind::NotFound)?;
+        self.recover_dir(dir, record, None, Some(engine)).await
+    }
+
     /// `container` is `None` while the engine is away, `Some(None)` if it has none of this task.
     async fn recover_dir(
         &self,

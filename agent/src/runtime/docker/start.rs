@@ -77,7 +77,9 @@ impl DockerRuntime {
                         info!(task = %key, "{note}");
                         drain.remark(note.clone()).await.map_err(io_error("writing a note"))?;
                     }
-                    self.shared.set(key, TaskStatus::Running { pid: 0, health: None });
+                    if !self.shared.set_started(key) {
+                        return Err(RuntimeError::Unwanted(key.clone()));
+                    }
                     self.watch(record, id, drain, None);
                     return Ok(());
                 }
@@ -210,8 +212,12 @@ impl DockerRuntime {
         if let Some(container) = made
             && let Err(error) = remove_container(&reached.engine, &container).await
         {
-            // The sweep after the engine's return, or the next agent, removes it.
             warn!(task = %key, "the container of a failed start is still there: {error}");
+            // It may run, now or soon: known, so that it can be stopped.
+            match self.take_over(&dir, &reached.engine).await {
+                Ok(()) => return,
+                Err(error) => warn!(task = %key, %error, "nobody watches the container of a failed start"),
+            }
         }
         if let Err(error) = remove_dir(dir.path()) {
             warn!(task = %key, %error, "the directory of a failed start is still there");

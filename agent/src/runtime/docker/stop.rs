@@ -16,10 +16,14 @@ const LONGEST_GRACE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 impl DockerRuntime {
     pub(super) async fn stop_one(&self, task: &TaskKey, grace: Duration) -> Result<(), RuntimeError> {
         let (container, signal, first) = {
-            let tasks = self.shared.tasks();
-            let known = tasks.get(task).ok_or_else(|| RuntimeError::Unknown(task.clone()))?;
+            let mut tasks = self.shared.tasks();
+            let known = tasks.get_mut(task).ok_or_else(|| RuntimeError::Unknown(task.clone()))?;
             match known.status {
-                None => return Err(RuntimeError::Unknown(task.clone())),
+                // Its start gives up as soon as it is through.
+                None => {
+                    known.stopped = true;
+                    return Ok(());
+                }
                 Some(TaskStatus::Ended(_)) => return Ok(()),
                 Some(TaskStatus::Running { .. } | TaskStatus::Exited(_)) => {}
             }

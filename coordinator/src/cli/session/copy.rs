@@ -193,24 +193,30 @@ async fn put(link: &Link, job: &str, rank: u32, from: &Path, path: &str) -> Resu
     let target = Target::CopyTo(v1::TunnelCopyTo { task: None, path: directory.to_owned() });
     let (input, mut output) = channel::open(link, job, rank, target).await?;
     let sender = Sender { input, handle: tokio::runtime::Handle::current(), buffer: Vec::new(), bytes: 0 };
-    let (from, name, is_dir) = (from.to_owned(), name.to_owned(), metadata.is_dir());
+    let (read, name, is_dir) = (from.to_owned(), name.to_owned(), metadata.is_dir());
+    let from = read.clone();
     let packing = tokio::task::spawn_blocking(move || pack(sender, &from, &name, is_dir));
     let answer = output.next().await;
-    match answer? {
-        Some(Frame::End(_)) => {}
-        _ => return Err(channel::broken()),
+    // A session that has ended takes no more.
+    drop(output);
+    let packed = packing.await.map_err(|e| Failure::new(exit::FAILED, "COPY", e.to_string()))?;
+    match (answer, packed) {
+        // What could not be read here is why the other side got but a part.
+        (_, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::file("copy", &read, &error))
+        }
+        (Err(failure), _) => Err(failure),
+        (Ok(Some(Frame::End(_))), Ok(bytes)) => Ok(bytes),
+        (Ok(_), _) => Err(channel::broken()),
     }
-    packing.await.map_err(|e| Failure::new(exit::FAILED, "COPY", e.to_string()))?
 }
 
-fn pack(sender: Sender, from: &Path, name: &str, is_dir: bool) -> Result<u64, Failure> {
-    let failed = |error: io::Error| Failure::file("copy", from, &error);
+fn pack(sender: Sender, from: &Path, name: &str, is_dir: bool) -> io::Result<u64> {
     let mut archive = tar::Builder::new(sender);
     archive.follow_symlinks(false);
-    if is_dir { archive.append_dir_all(name, from) } else { archive.append_path_with_name(from, name) }
-        .map_err(failed)?;
-    let mut sender = archive.into_inner().map_err(failed)?;
-    io::Write::flush(&mut sender).map_err(failed)?;
+    if is_dir { archive.append_dir_all(name, from) } else { archive.append_path_with_name(from, name) }?;
+    let mut sender = archive.into_inner()?;
+    io::Write::flush(&mut sender)?;
     let Sender { input, handle, bytes, .. } = sender;
     handle.block_on(input.send(Frame::End(v1::TunnelEnd {})));
     Ok(bytes)

@@ -1,13 +1,14 @@
 //! `convoke exec`: a command inside a running task.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io::{self, IsTerminal as _};
 
 use clap::Args;
 use convoke_proto::v1;
 use convoke_proto::v1::session_target::Target;
 use convoke_proto::v1::tunnel_frame::Frame;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::channel::{self, Input, Output};
 use super::terminal::{self, Raw};
@@ -91,20 +92,34 @@ impl Exec {
     }
 }
 
-/// Passes keys and output until the command's end; its exit code.
-async fn converse(input: Input, mut output: Output, tty: bool) -> Result<i32, Failure> {
+/// Passes keys and output until the command's end; its exit code. The two go side by side: a command that
+/// prints while it reads must not wait for itself.
+async fn converse(input: Input, output: Output, tty: bool) -> Result<i32, Failure> {
+    let resized = signal(SignalKind::window_change())?;
+    tokio::select! {
+        ended = show(output) => ended,
+        never = type_in(input, resized, tty) => match never {},
+    }
+}
+
+async fn show(mut output: Output) -> Result<i32, Failure> {
+    loop {
+        match output.next().await? {
+            Some(Frame::Data(bytes)) => print(&mut io::stdout().lock(), &bytes)?,
+            Some(Frame::ErrorData(bytes)) => print(&mut io::stderr().lock(), &bytes)?,
+            Some(Frame::Exit(ended)) => return Ok(ended.code),
+            Some(_) => {}
+            None => return Err(channel::broken()),
+        }
+    }
+}
+
+/// Keeps the sending half open, also when nothing more is typed: its end would be our going away.
+async fn type_in(input: Input, mut resized: Signal, tty: bool) -> Infallible {
     let mut typed = terminal::input();
     let mut typing = true;
-    let mut resized = signal(SignalKind::window_change())?;
     loop {
         tokio::select! {
-            frame = output.next() => match frame? {
-                Some(Frame::Data(bytes)) => print(&mut io::stdout().lock(), &bytes)?,
-                Some(Frame::ErrorData(bytes)) => print(&mut io::stderr().lock(), &bytes)?,
-                Some(Frame::Exit(ended)) => return Ok(ended.code),
-                Some(_) => {}
-                None => return Err(channel::broken()),
-            },
             chunk = typed.recv(), if typing => match chunk {
                 Some(bytes) => typing = input.send(Frame::Data(bytes.into())).await,
                 None => {
@@ -116,6 +131,7 @@ async fn converse(input: Input, mut output: Output, tty: bool) -> Result<i32, Fa
                 let (rows, columns) = terminal::size();
                 input.send(Frame::Resize(v1::TunnelResize { rows, columns })).await;
             }
+            else => return std::future::pending().await,
         }
     }
 }
