@@ -32,18 +32,18 @@ impl Slot {
         task: TaskKey,
         seen: TaskStatus,
     ) -> TaskStatus {
-        let (exit, is_over) = match seen {
-            TaskStatus::Ended(exit) if !exit.status.is_success() => (exit, true),
-            TaskStatus::Exited(exit) if !exit.status.is_success() => (exit, false),
+        let known = match self.explained.get(&task.rank) {
+            Some(Explained::Done(explanation)) => explanation.clone(),
+            Some(Explained::Pending) | None => None,
+        };
+        let exit = match seen {
+            TaskStatus::Ended(exit) if !exit.status.is_success() => exit,
+            // Of an earlier agent's: it is being looked at again.
+            TaskStatus::Exited(exit) => return TaskStatus::Exited(TaskExit { explanation: known, ..exit }),
             other => return other,
         };
         match self.explained.get(&task.rank) {
-            Some(Explained::Done(explanation)) => {
-                let exit = TaskExit { explanation: explanation.clone(), ..exit };
-                if is_over { TaskStatus::Ended(exit) } else { TaskStatus::Exited(exit) }
-            }
-            // An earlier agent's task, which this one's runtime has not looked at to its end yet.
-            _ if !is_over => TaskStatus::Exited(exit),
+            Some(Explained::Done(_)) => TaskStatus::Ended(TaskExit { explanation: known, ..exit }),
             Some(Explained::Pending) => TaskStatus::Exited(exit),
             // What is over was reported as it was.
             None if self.record.ended => TaskStatus::Ended(exit),
