@@ -20,7 +20,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use convoke_model::{AgentInstance, GpuInjection, Health};
@@ -32,7 +32,7 @@ use self::presence::Presence;
 use super::{Runtime, RuntimeError, TaskDir, TaskKey, TaskSpec, TaskStatus};
 use crate::conditions::Conditions;
 use crate::engine::RefusedUlimits;
-use crate::engine::images::Policy;
+use crate::engine::images::{Images, Policy};
 
 pub use presence::Reached;
 
@@ -65,6 +65,8 @@ pub struct DockerRuntime {
 struct Shared {
     config: DockerConfig,
     presence: Presence,
+    /// Made when the engine is first there: one book of what was fetched, whatever becomes of the engine.
+    images: OnceLock<Images>,
     refused_ulimits: RefusedUlimits,
     tasks: Mutex<BTreeMap<TaskKey, Known>>,
     changes: channel::Sender<u64>,
@@ -90,6 +92,7 @@ impl DockerRuntime {
         let shared = Arc::new(Shared {
             config,
             presence: Presence::default(),
+            images: OnceLock::new(),
             refused_ulimits: RefusedUlimits::default(),
             tasks: Mutex::default(),
             changes: channel::Sender::new(0),

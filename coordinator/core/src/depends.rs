@@ -3,7 +3,7 @@
 //! Later generations do not ask again, as Compose does not. A service stands for the newest job of the
 //! project that was made from it; one that ended without what is waited for fails the job that waits.
 
-use convoke_model::{DependsCondition, Generation, Health, JobState, TaskPhase};
+use convoke_model::{DependsCondition, Generation, Health, JobState, NodeState, TaskPhase};
 
 use crate::Job;
 use crate::draft::Draft;
@@ -74,13 +74,7 @@ fn wanted(condition: DependsCondition) -> &'static str {
 
 /// Healthy is every task that says so.
 fn health(members: &[Member<'_>], name: &str) -> Dependencies {
-    let tasks = members.iter().filter_map(|m| m.observed).flat_map(|o| &o.tasks);
-    let said: Vec<Option<Health>> = tasks
-        .map(|task| match task.phase {
-            TaskPhase::Running { health, .. } => health,
-            TaskPhase::Waiting | TaskPhase::Exited(_) => Some(Health::Starting),
-        })
-        .collect();
+    let said: Vec<Option<Health>> = members.iter().flat_map(said_by).collect();
     if said.iter().all(|health| *health == Some(Health::Healthy)) {
         return Dependencies::Met;
     }
@@ -92,4 +86,22 @@ fn health(members: &[Member<'_>], name: &str) -> Dependencies {
         "to be healthy"
     };
     Dependencies::Waiting(format!("waits for job \"{name}\" {problem}"))
+}
+
+/// What each task of a member says. Of a node that is not heard nothing is known now, whatever it said
+/// last.
+fn said_by(member: &Member<'_>) -> Vec<Option<Health>> {
+    match member.observed {
+        Some(observed) if member.state == NodeState::Ready && !observed.tasks.is_empty() => {
+            observed.tasks.iter().map(|task| said_of(&task.phase)).collect()
+        }
+        _ => vec![Some(Health::Starting)],
+    }
+}
+
+fn said_of(phase: &TaskPhase) -> Option<Health> {
+    match phase {
+        TaskPhase::Running { health, .. } => *health,
+        TaskPhase::Waiting | TaskPhase::Exited(_) => Some(Health::Starting),
+    }
 }

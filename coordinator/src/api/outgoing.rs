@@ -30,6 +30,13 @@ impl<T> Outgoing<T> {
     }
 }
 
+impl<T> Outgoing<T> {
+    /// Waits for as long as the client takes: a person may have stopped the output to read it.
+    pub(super) async fn send_patiently(&self, message: T) -> Result<(), Status> {
+        self.messages.send(Ok(message)).await.map_err(|_| refuse::stalled("the client's reading"))
+    }
+}
+
 /// Runs `body` as the stream's task. It ends with its own result, when the client goes away, or when
 /// the coordinator shuts down.
 pub(super) fn stream<T, F>(context: &Context, body: impl FnOnce(Outgoing<T>) -> F) -> Response<Streaming<T>>

@@ -134,7 +134,7 @@ async fn pass_out(
     outgoing: Outgoing<v1::OpenSessionResponse>,
 ) -> Result<(), Status> {
     while let Some(frame) = frames.message().await? {
-        outgoing.send(v1::OpenSessionResponse { frame: Some(frame) }).await?;
+        outgoing.send_patiently(v1::OpenSessionResponse { frame: Some(frame) }).await?;
     }
     Ok(())
 }

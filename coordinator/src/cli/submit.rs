@@ -64,7 +64,7 @@ impl Submit {
         mut jobs: Vec<JobSpec>,
     ) -> Result<(), Failure> {
         let Session { link, screen, mut interrupts } = session;
-        // What another waits for goes first, so that nobody reads of a service that is not there.
+        // What waits for nobody goes first: fewer jobs are told of a service that is not there yet.
         jobs.sort_by_key(|job| !job.container.depends_on.is_empty());
         let submitted = async {
             let shipping = Shipping { link: &link, screen: &screen, args: &self.ship };

@@ -51,7 +51,7 @@ pub enum ReplicaPhase {
         address: IpAddr,
         master_port: u16,
         task_ports: Vec<u16>,
-        /// Where it answers its peers' reachability probes until the tasks start.
+        /// Where it answers its peers' reachability probes until it is over.
         #[serde(default)]
         probe_port: Option<u16>,
         /// The engine's id of the image that its tasks will run.

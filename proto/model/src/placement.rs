@@ -81,7 +81,7 @@ pub struct Peer {
     pub address: IpAddr,
     /// A port held for this task alone, for frameworks in which every worker listens.
     pub port: u16,
-    /// Where its node answers reachability probes until its tasks start.
+    /// Where its node answers reachability probes until its replica is over.
     #[serde(default)]
     pub probe_port: Option<u16>,
 }

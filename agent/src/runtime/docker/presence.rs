@@ -118,15 +118,16 @@ async fn dial(shared: &Shared) -> Result<Reached, EngineError> {
     let engine = Engine::connect(&config.socket).await?.with_gpu_injection(config.gpu_injection);
     let info = engine.info().await?;
     let node = Node::read(Path::new("/"), &info);
-    let images = Images::new(
-        engine.clone(),
-        ImagesConfig {
+    let images = shared.images.get_or_init(|| {
+        let config = ImagesConfig {
             book: config.images_file.clone(),
             data_root: info.data_root.clone(),
             policy: config.image_policy,
             credentials: Credentials::of_user(),
-        },
-    );
+        };
+        Images::new(engine.clone(), config)
+    });
+    let images = images.clone();
     Ok(Reached { engine, info, node, images })
 }
 

@@ -51,6 +51,18 @@ fn a_service_waits_until_the_other_says_that_it_is_healthy() {
 }
 
 #[test]
+fn a_service_is_not_healthy_while_its_node_is_not_heard_or_does_not_know_it() {
+    let mut h = Harness::with_nodes(&[("a", 1), ("b", 1)]);
+    let db = h.submit(service("db"));
+    h.follow_all();
+    say(&mut h, &db, Some(Health::Healthy));
+    let node = h.job(&db).replicas[0].placement.node.clone();
+    h.disconnect(node.as_str());
+    let web = h.submit(after("web", "db", DependsCondition::Healthy));
+    assert_eq!(h.job(&web).reason, "waits for job \"db\" to be healthy");
+}
+
+#[test]
 fn a_service_waits_for_the_end_of_another_and_fails_with_it() {
     let mut h = Harness::with_nodes(&[("a", 4)]);
     let done = DependsCondition::CompletedSuccessfully;
