@@ -4,7 +4,7 @@ use std::path::Path;
 
 use convoke_proto::v1;
 use convoke_tests::process::Process;
-use convoke_tests::{ClusterOptions, LocalCluster, docker, eventually, procfs};
+use convoke_tests::{ClusterOptions, LocalCluster, docker, eventually, procfs, repository};
 
 use super::namespaces::Networks;
 use super::needs::BASE;
@@ -69,20 +69,44 @@ impl Engine {
     }
 }
 
-pub(crate) async fn a_gang_on_two_hosts_with_engines_of_their_own_gets_its_image_and_meets() {
-    let networks = Networks::new();
-    let home = Home(tempfile::Builder::new().prefix("convoke-engines-").tempdir().expect("a directory"));
-    let mut engines = Vec::new();
-    for node in 0..2 {
-        engines.push(Engine::start(home.0.path(), &LocalCluster::node(node), &networks.name(node)).await);
+/// Two nodes that share nothing but a network.
+struct Hosts {
+    engines: Vec<Engine>,
+    scene: Scene,
+    networks: Networks,
+    _home: Home,
+}
+
+impl Hosts {
+    async fn start(slots: u32) -> Self {
+        let networks = Networks::new();
+        let home = Home(tempfile::Builder::new().prefix("convoke-engines-").tempdir().expect("a directory"));
+        let mut engines = Vec::new();
+        for node in 0..2 {
+            engines.push(Engine::start(home.0.path(), &LocalCluster::node(node), &networks.name(node)).await);
+        }
+        assert!(engines.iter().all(|engine| engine.images().is_empty()), "engines begin with nothing");
+        let scene = Scene::start_with(ClusterOptions {
+            address: networks.host(),
+            namespaces: vec![networks.name(0), networks.name(1)],
+            agent_args: vec![format!("--docker-socket={}/{{node}}.sock", home.0.path().display())],
+            ..ClusterOptions::containers(&[slots, slots])
+        })
+        .await;
+        Self { engines, scene, networks, _home: home }
     }
-    let scene = Scene::start_with(ClusterOptions {
-        address: networks.host(),
-        namespaces: vec![networks.name(0), networks.name(1)],
-        agent_args: vec![format!("--docker-socket={}/{{node}}.sock", home.0.path().display())],
-        ..ClusterOptions::containers(&[1, 1])
-    })
-    .await;
+
+    async fn finish(self) {
+        self.scene.cluster.finish().await;
+        for engine in self.engines {
+            engine.stop().await;
+        }
+    }
+}
+
+pub(crate) async fn a_gang_on_two_hosts_with_engines_of_their_own_gets_its_image_and_meets() {
+    let hosts = Hosts::start(1).await;
+    let scene = &hosts.scene;
     let script = "ping -c 1 $(hostname) | head -n 1
         if [ $NODE_RANK = 0 ]; then
           echo met > /out/file
@@ -91,21 +115,44 @@ pub(crate) async fn a_gang_on_two_hosts_with_engines_of_their_own_gets_its_image
           until nc $MASTER_ADDR $MASTER_PORT; do sleep 0.1; done
         fi";
     scene.script(script, "volumes: [\"./out:/out\"]");
-    assert!(engines.iter().all(|engine| engine.images().is_empty()), "engines begin with nothing");
 
     let up = scene.convoke(&["up", "--nodes", "2"]).run().await.expect_code(0);
     assert!(up.stderr.contains(&format!("image {BASE}, which no registry has: shipped ")), "{}", up.stderr);
     assert!(up.stdout.contains("rank 1 · node-1 │ hello from node rank 0"), "{}", up.stdout);
     for node in 0..2 {
         let line = format!("rank {node} · node-{node} │ PING ");
-        let own = format!("({})", networks.node(node));
+        let own = format!("({})", hosts.networks.node(node));
         let knows_itself = |l: &str| l.starts_with(&line) && l.contains(&own);
         assert!(up.stdout.lines().any(knows_itself), "no {own}, as others see it:\n{}", up.stdout);
     }
     assert_eq!(scene.read("out/file").as_deref(), Some("met\n"));
     assert_eq!(scene.cluster.job(JOB).await.state(), v1::JobState::Succeeded);
-    scene.cluster.finish().await;
-    for engine in engines {
-        engine.stop().await;
+    hosts.finish().await;
+}
+
+/// Runs jobs of `tests/frameworks` as they stand, on two nodes; every rank of `world` says the `sum`.
+async fn frameworks(directory: &str, files: &[&str], world: usize, sum: usize) {
+    let hosts = Hosts::start(2).await;
+    let directory = repository().join("tests/frameworks").join(directory);
+    for file in files {
+        let up = hosts.scene.convoke(&["-f", file, "up", "--nodes", "2"]).directory(&directory).run().await;
+        let up = up.expect_code(0);
+        let line = format!("of {world}: the ranks add up to {sum}");
+        let said: Vec<_> = up.stdout.lines().filter(|l| l.ends_with(&line)).collect();
+        assert_eq!(said.len(), world, "{}", up.stdout);
+        println!("{file}\n{}", said.join("\n"));
     }
+    hosts.finish().await;
+}
+
+pub(crate) async fn pytorch_spans_two_hosts_under_torchrun_and_without_a_launcher() {
+    frameworks("torch", &["torchrun.yaml", "per-gpu.yaml"], 4, 6).await;
+}
+
+pub(crate) async fn jax_spans_two_hosts() {
+    frameworks("jax", &["compose.yaml"], 4, 6).await;
+}
+
+pub(crate) async fn tensorflow_spans_two_hosts() {
+    frameworks("tensorflow", &["multi-worker.yaml"], 2, 1).await;
 }

@@ -72,6 +72,9 @@ fn stories() -> Vec<Story> {
             a_coordinator_whose_disk_is_full_takes_nothing_and_works_once_it_has_space;
         engines on Engines:
             a_gang_on_two_hosts_with_engines_of_their_own_gets_its_image_and_meets;
+        engines on TorchEngines: pytorch_spans_two_hosts_under_torchrun_and_without_a_launcher;
+        engines on JaxEngines: jax_spans_two_hosts;
+        engines on TensorflowEngines: tensorflow_spans_two_hosts;
         networks on Namespaces:
             a_gang_whose_nodes_do_not_reach_each_other_waits_by_name_and_runs_once_they_do;
     }

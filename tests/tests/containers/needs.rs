@@ -6,6 +6,9 @@ use std::process::Command;
 pub(crate) const BASE: &str = "convoke-test/base:1";
 /// PyTorch with torchrun.
 pub(crate) const TORCH: &str = "convoke-test/torch:1";
+/// Built only where somebody asks for them: they are large.
+const JAX: &str = "convoke-test/jax:1";
+const TENSORFLOW: &str = "convoke-test/tensorflow:1";
 /// The reference trainer.
 pub(crate) const TRAINER: &str = "convoke-trainer:test";
 
@@ -16,6 +19,9 @@ pub(crate) enum Needs {
     Trainer,
     /// The base image, and engines in network namespaces.
     Engines,
+    TorchEngines,
+    JaxEngines,
+    TensorflowEngines,
     /// Network namespaces; no engine.
     Namespaces,
     /// A file system of its own; no engine.
@@ -33,14 +39,19 @@ impl Needs {
             Self::Base => image(BASE, "tests/images/build.sh base"),
             Self::Torch => image(TORCH, "tests/images/build.sh torch"),
             Self::Trainer => image(TRAINER, "deploy/images/trainer-image.sh"),
-            Self::Engines => Self::Base
-                .missing()
-                .or_else(|| Self::Namespaces.missing())
-                .or_else(|| unshared(&[], "dockerd --version && nsenter --version")),
+            Self::Engines => Self::Base.missing().or_else(engines),
+            Self::TorchEngines => Self::Torch.missing().or_else(engines),
+            Self::JaxEngines => image(JAX, "tests/images/build.sh jax").or_else(engines),
+            Self::TensorflowEngines => image(TENSORFLOW, "tests/images/build.sh tensorflow").or_else(engines),
             Self::Namespaces => unshared(&["--net"], "ip link set lo up"),
             Self::Mounts => unshared(&["--mount"], "mount -t tmpfs none /mnt"),
         }
     }
+}
+
+/// What engines in network namespaces need.
+fn engines() -> Option<String> {
+    Needs::Namespaces.missing().or_else(|| unshared(&[], "dockerd --version && nsenter --version"))
 }
 
 /// Whether a namespace can be made and `script` works in it.
