@@ -6,7 +6,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use anstyle::Style;
 use clap::ValueEnum;
 use comfy_table::presets::NOTHING;
-use comfy_table::{Row, Table};
+use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table};
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -72,18 +73,72 @@ impl Grid {
         self.0.add_row(cells);
     }
 
-    pub(crate) fn print(mut self) -> Result<(), Failure> {
+    /// On a terminal a row is a line: the last column ends with … where it would be longer.
+    pub(crate) fn print(self) -> Result<(), Failure> {
+        let width = tcgetwinsize(io::stdout()).map(|size| size.ws_col).ok().filter(|width| *width > 0);
+        self.lines(width).iter().try_for_each(|text| line(text))
+    }
+
+    fn lines(mut self, width: Option<u16>) -> Vec<String> {
         for column in self.0.column_iter_mut() {
             column.set_padding((0, 3));
         }
-        for text in self.0.lines() {
-            line(text.trim_end())?;
+        if let Some(width) = width {
+            self.0.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+            let last = self.0.column_count().saturating_sub(1);
+            self.0.column_iter_mut().take(last).for_each(|column| {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            });
+            self.0.row_iter_mut().for_each(|row| _ = row.max_height(1));
         }
-        Ok(())
+        self.0.lines().map(|text| text.trim_end().to_owned()).collect()
     }
 }
 
 /// `text` in `style`, for a line that anstream prints.
 pub(crate) fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_terminal_a_row_is_a_line_and_elsewhere_all_of_it_is_there() {
+        let grid = || {
+            let mut grid = Grid::new(&["NAME", "STATE", "REASON"]);
+            let red = paint(super::super::text::red(), "failed");
+            grid.row(vec![
+                "train".to_owned(),
+                red,
+                "rank 0 on node-a: a long story of many words".to_owned(),
+            ]);
+            grid.row(["other", "running", "short"].to_vec());
+            grid.lines(None)
+        };
+        let of = |width| {
+            let mut grid = Grid::new(&["NAME", "STATE", "REASON"]);
+            let red = paint(super::super::text::red(), "failed");
+            grid.row(vec![
+                "train".to_owned(),
+                red,
+                "rank 0 on node-a: a long story of many words".to_owned(),
+            ]);
+            grid.row(["other", "running", "short"].to_vec());
+            let lines = grid.lines(width);
+            lines.iter().map(|l| anstream::adapter::strip_str(l).to_string()).collect::<Vec<_>>()
+        };
+        assert!(grid().iter().any(|line| line.ends_with("of many words")));
+        let cut = of(Some(48));
+        assert_eq!(cut.len(), 3, "{cut:?}");
+        assert!(
+            cut[1].starts_with("train   failed    rank 0 on node-a: a") && cut[1].ends_with('…'),
+            "{cut:?}"
+        );
+        assert!(cut.iter().all(|line| line.chars().count() <= 48), "{cut:?}");
+        assert_eq!(cut[2], "other   running   short");
+        let narrow = of(Some(10));
+        assert!(narrow[1].starts_with("train   failed"), "{narrow:?}");
+    }
 }

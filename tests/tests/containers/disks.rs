@@ -1,16 +1,20 @@
 //! A disk that is full is told of, and nothing is half done.
 
-use std::path::Path;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use convoke_tests::{ClusterOptions, LocalCluster};
+use convoke_proto::v1;
+use convoke_tests::{BASE, ClusterOptions, JOB, LocalCluster, Registry, docker};
+
+use super::hosts::Hosts;
 
 /// A small file system in memory, unmounted when dropped.
-struct Disk(tempfile::TempDir);
+struct Disk(PathBuf);
 
 impl Disk {
-    fn of(size: &str) -> Self {
-        let disk = Self(tempfile::tempdir().expect("a temporary directory"));
+    fn at(directory: &Path, size: &str) -> Self {
+        let disk = Self(directory.to_owned());
         disk.mount(&format!("size={size},mode=700"));
         disk
     }
@@ -19,28 +23,35 @@ impl Disk {
         self.mount(&format!("remount,size={size}"));
     }
 
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
     fn mount(&self, options: &str) {
         let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", options, "convoke"]).arg(self.path()).status();
+            Command::new("mount").args(["-t", "tmpfs", "-o", options, "convoke"]).arg(&self.0).status();
         assert!(mounted.is_ok_and(|status| status.success()), "it is not mounted");
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
 
+/// Bytes that no compression makes less of, other ones for each `seed`.
+fn noise(seed: u32, bytes: usize) -> Vec<u8> {
+    let mut state = seed + 1;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
 pub(crate) async fn a_coordinator_whose_disk_is_full_takes_nothing_and_works_once_it_has_space() {
-    let disk = Disk::of("24m");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let disk = Disk::at(directory.path(), "24m");
     let options = ClusterOptions {
         slots: Vec::new(),
-        data_dir: Some(disk.path().join("data")),
+        data_dir: Some(directory.path().join("data")),
         ..ClusterOptions::default()
     };
     let cluster = LocalCluster::start_with(options).await;
@@ -51,13 +62,8 @@ pub(crate) async fn a_coordinator_whose_disk_is_full_takes_nothing_and_works_onc
                    volumes: [\"./data:/data:ro\"]\n";
     std::fs::write(project.join("compose.yaml"), compose).expect("it is writable");
     for n in 0..8_u8 {
-        // Different bytes in each: equal contents are stored once.
-        let mut state = u32::from(n) + 1;
-        let mut noise = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        };
-        let bytes: Vec<u8> = (0..4 << 20).map(|_| noise()).collect();
+        // Equal contents are stored once.
+        let bytes = noise(n.into(), 4 << 20);
         std::fs::write(project.join(format!("data/{n}.bin")), bytes).expect("it is writable");
     }
     let up = || {
@@ -73,4 +79,33 @@ pub(crate) async fn a_coordinator_whose_disk_is_full_takes_nothing_and_works_onc
     up().await.expect_code(0);
     assert_eq!(cluster.all_jobs().await.len(), 1);
     cluster.finish().await;
+}
+
+pub(crate) async fn an_engine_whose_disk_fills_up_in_a_pull_is_told_of_and_the_job_runs_once_there_is_space()
+{
+    let mut disk = None;
+    // Only what is really full counts here.
+    let hosts = Hosts::start_with(&[1], &["--keep-free=0"], |data| disk = Some(Disk::at(data, "48m"))).await;
+    let disk = disk.expect("it was mounted");
+    let scene = &hosts.scene;
+    scene.cluster.announce("node-0", "the disk filled up");
+    let registry = Registry::start_at(Ipv4Addr::UNSPECIFIED, scene.cluster.directory(), "").await;
+    let (_, port) = registry.address.rsplit_once(':').expect("HOST:PORT");
+    scene.write("image/Dockerfile", &format!("FROM {BASE}\nCOPY large /large\n"));
+    std::fs::write(scene.project.join("image/large"), noise(0, 40 << 20)).expect("it is writable");
+    let (here, there) =
+        (format!("127.0.0.1:{port}/large:1"), format!("{}:{port}/large:1", hosts.networks.host()));
+    docker(&["build", "--tag", &here, &scene.project.join("image").display().to_string()]);
+    docker(&["push", &here]);
+    docker(&["image", "rm", "--force", &here]);
+
+    scene.compose(&format!("image: {there}\ncommand: ls -l /large"));
+    scene.convoke(&["up", "-d", "--no-ship-image"]).run().await.expect_code(0);
+    let told = |job: &v1::Job| job.reason.contains("the disk filled up while the engine fetched");
+    let job = scene.cluster.wait_for(JOB, "it says that the disk is full", told).await;
+    assert!(job.reason.contains("free some space below") && job.reason.contains("node-0"), "{}", job.reason);
+    disk.grow("512m");
+    scene.cluster.wait_state(JOB, v1::JobState::Succeeded).await;
+    drop(disk);
+    hosts.finish().await;
 }
