@@ -26,6 +26,10 @@ pub(crate) enum Needs {
     Namespaces,
     /// A file system of its own; no engine.
     Mounts,
+    /// The base image, and file systems of its own.
+    BaseMounts,
+    /// The base image, and a FUSE file system.
+    Fuse,
 }
 
 impl Needs {
@@ -45,6 +49,10 @@ impl Needs {
             Self::TensorflowEngines => image(TENSORFLOW, "tests/images/build.sh tensorflow").or_else(engines),
             Self::Namespaces => unshared(&["--net"], "ip link set lo up"),
             Self::Mounts => unshared(&["--mount"], "mount -t tmpfs none /mnt"),
+            Self::BaseMounts => Self::Base.missing().or_else(|| Self::Mounts.missing()),
+            Self::Fuse => {
+                Self::Base.missing().or_else(|| unshared(&["--mount"], "bindfs /tmp /mnt && umount /mnt"))
+            }
         }
     }
 }
