@@ -128,7 +128,7 @@ mod tests {
         assert_eq!((seen.question, sights), (7, vec![Other, Seen, Other]));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn while_every_thread_waits_for_a_server_there_is_no_answer() {
         let directory = tempfile::tempdir().unwrap();
         let sight = Sight::default();

@@ -20,8 +20,9 @@ async fn find(
     markers: Vec<v1::Marker>,
 ) -> Result<Vec<v1::NodeSights>, Status> {
     let request = v1::FindSharedDirectoriesRequest { spec: Some(spec.into()), markers };
-    let asked = soon("the answers", coordinator.files().find_shared_directories(request)).await?;
-    Ok(asked.into_inner().nodes)
+    let mut files = coordinator.files();
+    let asked = Box::pin(files.find_shared_directories(request));
+    Ok(soon("the answers", asked).await?.into_inner().nodes)
 }
 
 /// Answers the next question with these; the paths that it was asked about.
@@ -93,7 +94,7 @@ async fn what_names_no_marker_is_refused_and_no_node_is_no_answer() {
     }
     let many = vec![marker("/mnt"); 65];
     assert_eq!(reason(find(&coordinator, spec("a"), many).await), "INVALID_MESSAGE");
-    let wrong = JobSpec { replicas: 0, ..spec("a") };
+    let wrong = JobSpec { command: Vec::new(), ..spec("a") };
     assert_eq!(reason(find(&coordinator, wrong, vec![marker("/mnt")]).await), "INVALID_SPEC");
     assert_eq!(find(&coordinator, spec("a"), vec![marker("/mnt")]).await.unwrap(), []);
     coordinator.stop().await;

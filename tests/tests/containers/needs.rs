@@ -51,7 +51,8 @@ impl Needs {
             Self::Mounts => unshared(&["--mount"], "mount -t tmpfs none /mnt"),
             Self::BaseMounts => Self::Base.missing().or_else(|| Self::Mounts.missing()),
             Self::Fuse => {
-                Self::Base.missing().or_else(|| unshared(&["--mount"], "bindfs /tmp /mnt && umount /mnt"))
+                let bindfs = "d=$(mktemp -d) && bindfs / $d && umount $d && rmdir $d";
+                Self::Base.missing().or_else(|| unshared(&["--mount"], bindfs))
             }
         }
     }

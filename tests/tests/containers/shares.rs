@@ -134,6 +134,7 @@ pub(crate) async fn a_directory_on_fuse_is_mounted_without_being_asked_for() {
     fill(&scene);
     let (server, data) = (scene.cluster.directory().join("server"), scene.project.join("data"));
     fs::create_dir(&server).expect("it is writable");
+    fs::remove_file(data.join("in")).expect("it is the test's");
     let fuse = Fuse::mount(&server, &data);
     fs::write(data.join("in"), "from the server\n").expect("it is writable");
     let up = scene.convoke(&["up", "--nodes", "2"]).run().await.expect_code(0);
