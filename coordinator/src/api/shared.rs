@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use convoke_model::{JobSpec, Marker, NodeId};
+use convoke_model::{Marker, NodeId};
 use convoke_proto::v1;
 use convoke_proto::v1::control_response::Message as ToAgent;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use super::{Context, refuse};
+use super::{Context, jobs, refuse};
 use crate::questions::Sights;
 
 /// Directories of one question: a job mounts a handful.
@@ -21,9 +21,7 @@ pub(super) async fn find(
     context: &Context,
     request: v1::FindSharedDirectoriesRequest,
 ) -> Result<v1::FindSharedDirectoriesResponse, Status> {
-    let spec = request.spec.ok_or_else(|| refuse::bad_request("field spec is missing"))?;
-    let spec = JobSpec::try_from(spec).map_err(refuse::invalid)?;
-    let markers = request.markers;
+    let (spec, markers) = (jobs::spec(request.spec)?, request.markers);
     if markers.len() > MAX_MARKERS {
         let message = format!("{} markers in one request, more than {MAX_MARKERS}", markers.len());
         return Err(refuse::bad_request(message));

@@ -94,7 +94,7 @@ async fn what_names_no_marker_is_refused_and_no_node_is_no_answer() {
     }
     let many = vec![marker("/mnt"); 65];
     assert_eq!(reason(find(&coordinator, spec("a"), many).await), "INVALID_MESSAGE");
-    let wrong = JobSpec { command: Vec::new(), ..spec("a") };
+    let wrong = JobSpec { procs_per_task: Some(1_000_000), ..spec("a") };
     assert_eq!(reason(find(&coordinator, wrong, vec![marker("/mnt")]).await), "INVALID_SPEC");
     assert_eq!(find(&coordinator, spec("a"), vec![marker("/mnt")]).await.unwrap(), []);
     coordinator.stop().await;
