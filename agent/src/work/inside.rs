@@ -12,6 +12,7 @@ use tracing::info;
 use super::image;
 use super::paths::{Inside, NamedDir, absolute, covering};
 use super::prepare::Refusal;
+use crate::blocking::blocking;
 use crate::engine::images::Image;
 use crate::engine::{EngineError, create};
 use crate::files::{HostMount, HostSource};
@@ -37,7 +38,9 @@ pub(super) async fn prepare(
     mounts: &[HostMount],
 ) -> Result<Inside, Refusal> {
     let reached = reached(host).await?;
-    let notes = create::make_sources(mounts).map_err(|e| Refusal::for_now(crate::work::with_sources(&e)))?;
+    let sources = mounts.to_vec();
+    let made = blocking(move || create::make_sources(&sources).map_err(|e| crate::work::with_sources(&e)));
+    let notes = made.await.flatten().map_err(Refusal::for_now)?;
     for note in notes {
         info!(job = %desired.job, "{note}");
     }
@@ -46,8 +49,8 @@ pub(super) async fn prepare(
         Some(directory) => {
             let working_dir = desired.spec.working_dir.as_deref().unwrap_or(&image.working_dir);
             let inside = absolute(working_dir, directory);
-            let on_host = on_host(&reached, mounts, &inside).await?;
-            Some(NamedDir { inside, host: on_host })
+            let (host, below) = on_host(&reached, mounts, &inside).await?.unzip();
+            Some(NamedDir { inside, host, below: below.unwrap_or_default() })
         }
     };
     Ok(Inside { image: image.id, checkpoints })
@@ -65,8 +68,13 @@ pub(super) async fn reached(host: &Host) -> Result<Arc<Reached>, Refusal> {
     reached.map_err(|e| Refusal::for_now(format!("node {} cannot start containers: {e}", host.node)))
 }
 
-/// Where a path of the container's is on the host, if one of the job's mounts has it.
-async fn on_host(reached: &Reached, mounts: &[HostMount], path: &Path) -> Result<Option<PathBuf>, Refusal> {
+/// Where the mount that has a path of the container's is on the host, if one of the job's does, and the rest of
+/// the path.
+async fn on_host(
+    reached: &Reached,
+    mounts: &[HostMount],
+    path: &Path,
+) -> Result<Option<(PathBuf, PathBuf)>, Refusal> {
     let Some((mount, rest)) = covering(mounts, path) else { return Ok(None) };
     let source = match &mount.source {
         HostSource::Path(source) => source.clone(),
@@ -81,8 +89,7 @@ async fn on_host(reached: &Reached, mounts: &[HostMount], path: &Path) -> Result
             mount.target
         )));
     }
-    // A mount's own path has no rest; joined, it would end in a slash.
-    Ok(Some(if rest.as_os_str().is_empty() { source } else { source.join(rest) }))
+    Ok(Some((source, rest.to_owned())))
 }
 
 /// Where a named volume is on the host; it is made where it is not there yet.
