@@ -15,7 +15,10 @@ use convoke_agent::spool::{Line, Reader};
 use convoke_model::{AgentInstance, Rank, TaskExit};
 use tokio::time::{sleep, timeout};
 
-use super::support::contained_task;
+#[path = "../support/task.rs"]
+mod task;
+
+use self::task::contained_task;
 
 /// Built by tests/images/build.sh: a static busybox.
 pub(super) const IMAGE: &str = "convoke-test/base:1";

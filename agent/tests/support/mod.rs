@@ -10,7 +10,6 @@
 mod agent;
 mod coordinator;
 mod files;
-mod task;
 #[path = "../../src/testing.rs"]
 mod testing;
 
@@ -21,7 +20,6 @@ use convoke_model::{DesiredReplica, RankLayout, Rendezvous, ReplicaGoal};
 pub use agent::{Agent, Site};
 pub use coordinator::{Coordinator, Memory};
 pub use files::{Node, bind, container, digest_of, names, paths, tree};
-pub use task::contained_task;
 
 /// No wait of a test is longer: what takes longer has failed.
 pub const DEADLINE: Duration = Duration::from_secs(30);

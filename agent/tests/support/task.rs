@@ -8,7 +8,7 @@ use convoke_model::{
 };
 
 /// Rank 0 of a job of its own, running `command` in a container of that name and image; all else is the default.
-pub fn contained_task(name: &str, image: &str, command: &[&str]) -> TaskSpec {
+pub(super) fn contained_task(name: &str, image: &str, command: &[&str]) -> TaskSpec {
     let container = Container {
         name: name.to_owned(),
         image: image.to_owned(),
