@@ -10,6 +10,7 @@ mod explain;
 mod recover;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use convoke_model::{
     ReplicaKey, TaskExit,
 };
 use convoke_transport::Shutdown;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{error, info, warn};
 
@@ -54,6 +55,8 @@ enum Done {
     Prepared(Result<Box<Prepared>, Refusal>),
     /// Exits of the tasks that could not be started; or why none was.
     Started(Result<BTreeMap<Rank, TaskExit>, Refusal>),
+    /// The start was given up.
+    Cancelled,
     StopRequested,
     Finished,
     Removed,
@@ -73,6 +76,8 @@ struct Slot {
     /// `None` if nothing comes back.
     collector: Option<Collector>,
     worker: Option<AbortHandle>,
+    /// Dropped, it cancels the start that is under way.
+    starting: Option<oneshot::Sender<Infallible>>,
 }
 
 pub struct Reconciler {
@@ -197,15 +202,16 @@ impl Reconciler {
                 let rank = task.rank;
                 let own = slot.record.exits.get(&rank).cloned().map(TaskStatus::Ended);
                 let status = match (host.runtime.status(&task), own) {
-                    (Some(seen), _) => slot.explained(host, explaining, task, seen),
-                    (None, Some(own)) => own,
+                    (Some(seen), _) => Some(slot.explained(host, explaining, task, seen)),
+                    (None, Some(own)) => Some(own),
                     (None, None) if slot.runs(rank) => {
                         warn!(%task, "vanished from its runtime");
-                        TaskStatus::Ended(vanished())
+                        Some(TaskStatus::Ended(vanished()))
                     }
+                    (None, None) if slot.replica.tasks[&rank] == Some(TaskStatus::Starting) => None,
                     (None, None) => continue,
                 };
-                slot.replica.tasks.insert(rank, Some(status));
+                slot.replica.tasks.insert(rank, status);
             }
         }
     }
@@ -260,13 +266,13 @@ impl Slot {
             explained: BTreeMap::new(),
             collector: None,
             worker: None,
+            starting: None,
         }
     }
 
     /// The task was started, and is not known to have ended.
     fn runs(&self, rank: Rank) -> bool {
-        let status = self.replica.tasks.get(&rank).and_then(Option::as_ref);
-        status.is_some_and(|status| status.exit().is_none())
+        matches!(self.replica.tasks.get(&rank), Some(Some(TaskStatus::Running { .. })))
     }
 
     /// The tasks that were ever started.

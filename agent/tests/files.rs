@@ -303,6 +303,28 @@ async fn the_cache_loses_what_was_not_used_for_longest_and_nothing_that_a_replic
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_list_of_what_a_replica_uses_keeps_no_other_tree_in_the_cache() {
+    let (coordinator, directory) = (Coordinator::start().await, tempfile::tempdir().unwrap());
+    let config = FilesConfig { cache_limit: Some(0), ..COPIES };
+    let node = Node::new(directory.path(), &coordinator.url(), config);
+    let mut here = Vec::new();
+    for content in ["used", "named by nobody"] {
+        let replica = container(
+            content.split(' ').next().unwrap(),
+            1,
+            vec![bind("./d", true, &tree(&coordinator, &[("f", content)]))],
+        );
+        let mounted = node.paths(&replica).await.remove(0);
+        fs::write(node.replica_dir(&replica).join("files.json"), "{").unwrap();
+        here.push((replica, mounted, node.files.cache().path(digest_of(content.as_bytes()))));
+    }
+    let record = format!("{{\"mounts\": [\"{}\"]}}", here[0].1.display());
+    fs::write(node.replica_dir(&here[0].0).join("record.json"), record).unwrap();
+    node.files.cache().tidy().await.unwrap();
+    assert_eq!(here.iter().map(|(.., blob)| blob.exists()).collect::<Vec<_>>(), [true, false]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_a_boot_only_what_was_safely_stored_is_believed() {
     let (coordinator, directory, node) = node().await;
     node.files.cache().fetch(&tree(&coordinator, &[("a", "A")]), &|_, _| {}).await.unwrap();

@@ -176,10 +176,13 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         any::<i32>(),
         vec(constraint(), 0..3),
     );
-    let restart =
-        (of(any::<u32>()), of(any::<u32>()), duration()).prop_map(|(infrastructure, application, delay)| {
-            RestartPolicy { infrastructure, application, delay }
-        });
+    let restart = (of(any::<u32>()), of(any::<u32>()), duration(), any::<bool>());
+    let restart = restart.prop_map(|(infrastructure, application, delay, after_success)| RestartPolicy {
+        infrastructure,
+        application,
+        delay,
+        after_success,
+    });
     let checkpoint = (of(text()), 1u32.., select(vec![Shards::RankZero, Shards::All]))
         .prop_map(|(dir, keep, shards)| CheckpointPolicy { dir, keep, shards });
     let life = (

@@ -4,11 +4,11 @@
 //! when it is no checkpoint, or when the generation is stale; until then its upload is tried again.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cap_std::fs::MetadataExt as _;
 use convoke_model::{CheckpointRef, Shard, Step};
 use convoke_transport::Backoff;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,8 @@ use tracing::{debug, info, warn};
 
 use super::shard::{self, step_name};
 use super::upload::{UploadError, upload};
+use crate::beneath::Beneath;
+use crate::blocking::blocking;
 use crate::host::Host;
 use crate::ledger;
 use crate::runtime::TaskKey;
@@ -61,7 +63,7 @@ pub struct Watch {
 pub struct Watcher {
     host: Arc<Host>,
     task: TaskKey,
-    directory: PathBuf,
+    directory: Beneath,
     /// Steps kept on this node once stored; `None` in a directory of the user's, where nothing is
     /// deleted.
     keep: Option<usize>,
@@ -102,7 +104,7 @@ impl Watch {
 
 impl Watcher {
     /// A watch of a task that is about to be started, or was taken over.
-    pub fn new(host: Arc<Host>, task: TaskKey, directory: PathBuf, keep: Option<usize>) -> (Watch, Self) {
+    pub fn new(host: Arc<Host>, task: TaskKey, directory: Beneath, keep: Option<usize>) -> (Watch, Self) {
         let (look, ended) = (Arc::new(Notify::new()), watch::Sender::new(false));
         let file = settled_file(&host, &task);
         let settled = match ledger::read(&file) {
@@ -229,17 +231,20 @@ impl Watcher {
         let stored = progress.iter().rev().filter(|(_, o)| matches!(o, Outcome::Stored { .. }));
         for (step, _) in stored.skip(keep) {
             let directory = self.directory.join(step_name(*step));
-            if let Err(error) = tokio::fs::remove_dir_all(&directory).await
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                warn!("{} cannot be deleted: {error}", directory.display());
-            }
+            let removing = blocking(move || match directory.remove_dir_all() {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    warn!("{directory} cannot be deleted: {error}");
+                }
+                _ => {}
+            });
+            // A thread that was lost has said so.
+            let _ = removing.await;
         }
     }
 }
 
 /// The steps that are there already.
-fn earlier(directory: &Path) -> BTreeMap<Step, Outcome> {
+fn earlier(directory: &Beneath) -> BTreeMap<Step, Outcome> {
     let steps = shard::steps(directory).unwrap_or_default().into_iter();
     let outcome = |step| {
         let (inode, changed) = identity(&directory.join(step_name(step)))?;
@@ -249,8 +254,8 @@ fn earlier(directory: &Path) -> BTreeMap<Step, Outcome> {
 }
 
 /// Tells a directory from another one that took its name.
-fn identity(path: &Path) -> Option<(u64, i64)> {
-    let metadata = std::fs::symlink_metadata(path).ok()?;
+fn identity(path: &Beneath) -> Option<(u64, i64)> {
+    let metadata = path.metadata().ok()?;
     Some((metadata.ino(), metadata.ctime()))
 }
 

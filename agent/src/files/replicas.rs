@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use convoke_model::{DesiredReplica, ReplicaKey};
 use tracing::{info, warn};
 
-use super::cache::blocking;
 use super::laid::Laid;
 use super::layout::Layout;
 use super::plan::{Plan, checked};
 use super::{Files, HostMount, collect, grants, overlay, remove_all};
+use crate::blocking::blocking;
 use crate::ledger;
 use crate::work::Refusal;
 

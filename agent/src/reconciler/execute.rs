@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use convoke_model::{NodeRank, Rank, Rendezvous, ReplicaKey};
+use tokio::sync::oneshot;
 use tokio::task::JoinError;
 use tracing::{error, info};
 
@@ -24,6 +25,12 @@ impl Reconciler {
         match action {
             Action::Prepare(key) => self.prepare(key),
             Action::Start(key, rendezvous) => self.start(key, rendezvous),
+            Action::Cancel(key) => {
+                let Some(slot) = self.slots.get_mut(&key) else { return };
+                info!(job = %key.job, generation = %key.generation, "its start is given up");
+                slot.replica.stage = Stage::Cancelling;
+                slot.starting = None;
+            }
             Action::Stop(key, grace) => {
                 let Some(slot) = self.slots.get_mut(&key) else { return };
                 info!(job = %key.job, generation = %key.generation, grace = ?grace, "stopping");
@@ -78,7 +85,16 @@ impl Reconciler {
         let cluster = self.stamp.as_ref().map(|stamp| stamp.cluster.clone());
         let start = work::Start { record: slot.record.clone(), rendezvous, ranks, cluster };
         let host = self.host.clone();
-        self.spawn(key, async move { Done::Started(work::start(&host, &start).await) });
+        let (starting, cancelled) = oneshot::channel();
+        slot.starting = Some(starting);
+        self.spawn(key, async move {
+            // Not by aborting: what the start has begun must be known to the runtime before anything follows.
+            tokio::select! {
+                biased;
+                _ = cancelled => Done::Cancelled,
+                started = work::start(&host, &start) => Done::Started(started),
+            }
+        });
     }
 
     fn finish(&mut self, key: ReplicaKey) {
@@ -169,6 +185,7 @@ impl Slot {
                     self.write(host);
                 }
             }
+            Done::Cancelled => self.replica.stage = Stage::Started,
             Done::Finished => self.end(host),
             Done::StopRequested | Done::Removed => {}
         }
@@ -219,7 +236,7 @@ impl Slot {
     /// The stage from which the plan finds a way on.
     fn recover_from_bug(&mut self, host: &Host) {
         self.replica.stage = match self.replica.stage {
-            Stage::Starting | Stage::Started | Stage::Stopping { .. } => Stage::Started,
+            Stage::Starting | Stage::Cancelling | Stage::Started | Stage::Stopping { .. } => Stage::Started,
             Stage::Finishing | Stage::Ended | Stage::Removing => Stage::Ended,
             Stage::Queued | Stage::Preparing | Stage::Ready(_) | Stage::Refused { .. } => {
                 self.abandon(host);

@@ -80,6 +80,7 @@ fn service(job: &JobSpec) -> Json {
     put(&mut out, "working_dir", job.working_dir.clone());
     put(&mut out, "stop_signal", signal_text(job.stop_signal));
     put(&mut out, "stop_grace_period", duration_text(job.stop_grace));
+    put(&mut out, "restart", job.restart.after_success.then_some("always"));
     put(&mut out, "deploy", deploy(job));
     put(&mut out, "x-convoke", extension(job));
     container(&mut out, &job.container);
@@ -95,7 +96,7 @@ fn deploy(job: &JobSpec) -> Json {
     let constraints: Vec<Json> = job.constraints.iter().map(|c| constraint(c).into()).collect();
     let mut out = Map::from_iter([("replicas".to_owned(), job.replicas.into())]);
     put(&mut out, "resources", Json::Object(resources));
-    if job.restart != RestartPolicy::default() {
+    if job.restart != RestartPolicy::default() && !job.restart.after_success {
         put(&mut out, "restart_policy", restart(&job.restart));
     }
     if !constraints.is_empty() {

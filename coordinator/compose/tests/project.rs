@@ -276,6 +276,23 @@ fn accelerates_processes_are_counted_over_all_machines() {
 }
 
 #[test]
+fn only_what_does_not_train_starts_again_after_its_end_and_a_training_is_told_so() {
+    let again = |lines: &str| service(lines).restart.after_success;
+    for word in ["always", "unless-stopped"] {
+        assert!(again(&format!("restart: {word}")));
+        let trains = ["gpus: 1", "command: torchrun t.py", "deploy: {replicas: 2}"];
+        for training in trains {
+            let lines = format!("restart: {word}\n{training}");
+            assert!(!again(&lines), "{lines}");
+            assert!(
+                notes(&load(&[("compose.yaml", &text(&lines))])).contains("has finished once it ends with 0")
+            );
+        }
+    }
+    assert!(!again("restart: on-failure") && !again(""));
+}
+
+#[test]
 fn restart_words_and_policies_become_both_budgets() {
     let budget = |lines: &str| {
         let restart = service(lines).restart;

@@ -110,7 +110,29 @@ impl Draft<'_> {
 
     fn succeed(&mut self, id: &JobId) {
         self.end_generation(id, None);
+        if self.job(id).spec.restart.after_success {
+            return self.start_over(id);
+        }
         self.finish(id, Phase::Succeeded, EventLevel::Info, "JobSucceeded", "every task exited with 0");
+    }
+
+    /// What is not meant to end goes on with the next generation, charged to no budget: as engines do, after a
+    /// pause that doubles while it ends at once.
+    fn start_over(&mut self, id: &JobId) {
+        /// The first pause, and the longest.
+        const PAUSE_MS: (u64, u64) = (500, 60_000);
+        /// One that ran for so long was no failure to start.
+        const QUICK_MS: u64 = 10_000;
+        let Phase::Running(running) = &self.job(id).run.phase else { return };
+        let ran_ms = millis(self.now.since(running.since));
+        let quick = if ran_ms < QUICK_MS { self.job(id).run.quick_ends.saturating_add(1) } else { 0 };
+        self.edit(id, |run| {
+            run.ran_ms += ran_ms;
+            run.quick_ends = quick;
+        });
+        let pause_ms = (PAUSE_MS.0 << quick.saturating_sub(1).min(7)).min(PAUSE_MS.1);
+        self.tell_job(EventLevel::Info, "JobStartsOver", id, "every task exited with 0".to_owned());
+        self.requeue(id, pause_ms, "starts over after its end, as its restart policy says", Vec::new());
     }
 
     /// Asks every replica to stop.
@@ -200,7 +222,8 @@ impl Draft<'_> {
     }
 
     fn charge(&mut self, id: &JobId, failure: Failure, avoid: Vec<NodeId>) {
-        let RestartPolicy { infrastructure, application, delay } = self.job(id).spec.restart;
+        let RestartPolicy { infrastructure, application, delay, after_success: _ } =
+            self.job(id).spec.restart;
         let run = &self.job(id).run;
         let (charged, budget, class) = match failure.class {
             FailureClass::Infrastructure => (run.restarts_infrastructure, infrastructure, "infrastructure"),

@@ -127,11 +127,14 @@ pub struct RestartPolicy {
     pub application: Option<u32>,
     /// Pause before a generation that follows a failure.
     pub delay: Duration,
+    /// Also once every task has exited with 0, without limit: for what is not meant to end.
+    #[serde(default)]
+    pub after_success: bool,
 }
 
 impl Default for RestartPolicy {
     fn default() -> Self {
-        Self { infrastructure: Some(3), application: Some(0), delay: Duration::ZERO }
+        Self { infrastructure: Some(3), application: Some(0), delay: Duration::ZERO, after_success: false }
     }
 }
 

@@ -117,7 +117,7 @@ impl Collector {
 /// looked at. Blocking.
 pub(super) fn begin(replica: &Path, copy: &OwnCopy, manifest: &Manifest) -> io::Result<()> {
     let (mut scan, start) = (Scan::default(), judge::Start::of(manifest));
-    scan.add(copy.place, &copy.changes(replica), copy.single_file)?;
+    scan.add(copy.place, copy, replica)?;
     let settled = |file: scan::Seen| {
         let digest = start.digest(&file.path);
         let settled = Settled { stamp: file.stamp, digest, mode: file.mode, returned: false };

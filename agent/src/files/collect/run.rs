@@ -1,7 +1,6 @@
 //! The collector itself.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,8 +16,9 @@ use super::scan::{LINK, Odd, Scan, Seen};
 use super::send::{Ready, SendError, send};
 use super::writers::is_written;
 use super::{Looks, MAX_FILES};
+use crate::beneath::Beneath;
+use crate::blocking::blocking;
 use crate::files::Files;
-use crate::files::cache::blocking;
 use crate::files::laid::OwnCopy;
 use crate::files::space::bytes;
 use crate::work::about;
@@ -150,24 +150,26 @@ impl Gatherer {
     /// Looks through the copies; returns what is to be judged, smallest first.
     async fn look(&mut self, ended: bool) -> Result<Vec<Seen>, String> {
         let (copies, replica) = (self.copies.clone(), self.files.replica_dir(&self.key));
-        let scan = blocking(move || {
+        let (mut looks, now) = (std::mem::take(&mut self.looks), self.began.elapsed());
+        let looking = blocking(move || {
             let mut scan = Scan::default();
-            for (n, copy) in copies.iter().enumerate() {
-                let root = copy.changes(&replica);
-                scan.add(n, &root, copy.single_file).map_err(|e| format!("{}: {e}", root.display()))?;
-            }
-            Ok::<_, String>(scan)
+            let looked = copies.iter().enumerate().try_for_each(|(n, copy)| {
+                scan.add(n, copy, &replica).map_err(|e| format!("{}: {e}", copy.changes(&replica)))
+            });
+            let written = |file: &Seen| {
+                let path = copies[file.copy].changed(&replica, &file.path);
+                path.open().is_ok_and(|file| is_written(&file))
+            };
+            let due = looked.map(|()| looks.look(now, std::mem::take(&mut scan.files), ended, written));
+            (looks, scan, due)
         });
-        let Scan { files, odd, cut } = scan.await??;
+        let (looks, Scan { odd, cut, .. }, due) = looking.await?;
+        self.looks = looks;
+        let mut due = due?;
         self.note(odd);
         if cut {
             self.not_returned(format!("{} has more files than are looked through", about(&self.key)));
         }
-        let replica = self.files.replica_dir(&self.key);
-        let written = |file: &Seen| {
-            judge::open(&on_disk(&self.copies, &replica, file)).is_ok_and(|file| is_written(&file))
-        };
-        let mut due = self.looks.look(self.began.elapsed(), files, ended, written);
         due.sort_by_key(|file| file.stamp.size);
         Ok(due)
     }
@@ -199,7 +201,7 @@ impl Gatherer {
         let (copies, replica) = (self.copies.clone(), self.files.replica_dir(&self.key));
         let read = blocking(move || {
             let read = |seen: Seen| {
-                let path = on_disk(&copies, &replica, &seen);
+                let path = copies[seen.copy].changed(&replica, &seen.path);
                 let read = judge::read(&path, &seen);
                 (seen, path, read)
             };
@@ -220,7 +222,7 @@ impl Gatherer {
                 }
                 Ok(Read::Content(digest)) => ready.push(self.ready(seen, path, digest)),
                 Err(error) => {
-                    self.not_returned(format!("{} cannot be read: {error}", path.display()));
+                    self.not_returned(format!("{path} cannot be read: {error}"));
                     let unread =
                         Settled { stamp: seen.stamp, digest: None, mode: seen.mode, returned: false };
                     settled.insert((seen.copy, seen.path), unread);
@@ -234,7 +236,7 @@ impl Gatherer {
             let Ready { copy, path, stamp, mode, digest, .. } = ready;
             ((copy, path), Settled { stamp, digest: Some(digest), mode, returned })
         }));
-        self.settle(settled, began.elapsed());
+        self.settle(settled, began.elapsed()).await;
         Ok(())
     }
 
@@ -252,7 +254,7 @@ impl Gatherer {
         for file in ready {
             let sent = match send(&self.files.link, &self.key, std::slice::from_ref(&file)).await {
                 Err(SendError::Refused(problem)) => {
-                    self.not_returned(format!("{} does not come back: {problem}", file.on_disk.display()));
+                    self.not_returned(format!("{} does not come back: {problem}", file.on_disk));
                     false
                 }
                 sent => sent.map(|()| true)?,
@@ -270,7 +272,7 @@ impl Gatherer {
         }
     }
 
-    fn ready(&self, seen: Seen, on_disk: PathBuf, digest: convoke_model::Digest) -> Ready {
+    fn ready(&self, seen: Seen, on_disk: Beneath, digest: convoke_model::Digest) -> Ready {
         let Seen { copy, path, stamp, mode } = seen;
         let mount = self.copies[copy].source.clone();
         Ready { copy, path, mount, on_disk, stamp, mode, digest }
@@ -298,7 +300,7 @@ impl Gatherer {
                  --return-limit",
                 about(&self.key),
                 bytes(size),
-                first.on_disk.display(),
+                first.on_disk,
                 bytes(self.files.return_limit),
                 self.files.node
             ));
@@ -306,16 +308,28 @@ impl Gatherer {
         (within, beyond)
     }
 
-    fn settle(&mut self, settled: HashMap<(usize, String), Settled>, took: Duration) {
+    async fn settle(&mut self, settled: HashMap<(usize, String), Settled>, took: Duration) {
         let now = self.began.elapsed();
         for (id, settled) in &settled {
             self.looks.settle(id.clone(), settled.clone(), now, took);
         }
-        if let Some(journal) = &mut self.journal
-            && let Err(error) = journal.add(settled.iter(), self.looks.all())
-        {
-            warn!("the files that came back cannot be noted: {error}; they are sent again after a restart");
-            self.journal = None;
+        let Some(mut journal) = self.journal.take() else { return };
+        let looks = std::mem::take(&mut self.looks);
+        let noting = blocking(move || {
+            let noted = journal.add(settled.iter(), looks.all()).map_err(|e| e.to_string());
+            (looks, noted.map(|()| journal))
+        });
+        let noted = noting.await.and_then(|(looks, noted)| {
+            self.looks = looks;
+            noted
+        });
+        match noted {
+            Ok(journal) => self.journal = Some(journal),
+            Err(error) => {
+                warn!(
+                    "the files that came back cannot be noted: {error}; they are sent again after a restart"
+                );
+            }
         }
     }
 
@@ -350,10 +364,4 @@ impl Gatherer {
             self.files.warnings.clear("ReturningFiles", &about(&self.key));
         }
     }
-}
-
-fn on_disk(copies: &[OwnCopy], replica: &std::path::Path, file: &Seen) -> PathBuf {
-    let copy = &copies[file.copy];
-    let path = if copy.single_file { crate::files::cache::SINGLE } else { &file.path };
-    copy.changes(replica).join(path)
 }

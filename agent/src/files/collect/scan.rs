@@ -1,14 +1,14 @@
 //! What lies in a private copy now. Blocking.
 
-use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use cap_std::fs::{FileTypeExt as _, Metadata, MetadataExt as _};
 use convoke_model::is_marker_file;
 use serde::{Deserialize, Serialize};
 
-use crate::files::cache::SINGLE;
+use crate::beneath::{Beneath, is_elsewhere};
+use crate::files::laid::OwnCopy;
 
 /// Files and directories of one copy: what a shipped tree may have, and as much again that the job
 /// makes. At a few hundred bytes each, the agent stays within some hundred MiB.
@@ -72,30 +72,36 @@ impl Stamp {
 }
 
 impl Scan {
-    /// Looks through `root`, the copy of that number; adds to what other copies had.
-    pub(crate) fn add(&mut self, copy: usize, root: &Path, single_file: bool) -> io::Result<()> {
-        if single_file {
-            return self.look(copy, root.join(SINGLE), String::new());
+    /// Looks through a replica's copy of number `n`; adds to what other copies had.
+    pub(super) fn add(&mut self, n: usize, copy: &OwnCopy, replica: &Path) -> io::Result<()> {
+        if copy.single_file {
+            return self.look(n, String::new(), copy.changed(replica, "").metadata());
         }
-        let mut open = vec![(root.to_owned(), String::new())];
-        while let Some((directory, prefix)) = open.pop() {
-            let entries = match fs::read_dir(directory) {
-                // Deleted since it was listed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+        self.walk(n, &copy.changes(replica))
+    }
+
+    fn walk(&mut self, copy: usize, root: &Beneath) -> io::Result<()> {
+        let mut open = vec![String::new()];
+        while let Some(prefix) = open.pop() {
+            let entries = match root.join(&prefix).entries() {
+                // It is not what was listed any more.
+                Err(error) if is_elsewhere(&error) => continue,
                 entries => entries?,
             };
             for entry in entries {
-                let path = entry?.path();
+                let entry = entry?;
                 if self.files.len() + self.odd.len() >= MAX_ENTRIES {
                     self.cut = true;
                     return Ok(());
                 }
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let relative = if prefix.is_empty() { name.to_string() } else { format!("{prefix}/{name}") };
-                if is_marker_file(&name) {
+                let name = entry.file_name();
+                let shown = name.to_string_lossy();
+                let relative =
+                    if prefix.is_empty() { shown.to_string() } else { format!("{prefix}/{shown}") };
+                if is_marker_file(&shown) {
                     continue;
                 }
-                if let std::borrow::Cow::Owned(_) = name {
+                if name.to_str().is_none() {
                     self.odd.push(Odd { copy, path: relative, why: "its name is not UTF-8" });
                     continue;
                 }
@@ -103,20 +109,19 @@ impl Scan {
                     self.odd.push(Odd { copy, path: relative, why: "its path is too long" });
                     continue;
                 }
-                if path.symlink_metadata().is_ok_and(|m| m.is_dir()) {
-                    open.push((path, relative));
-                } else {
-                    self.look(copy, path, relative)?;
+                match entry.metadata() {
+                    Ok(metadata) if metadata.is_dir() => open.push(relative),
+                    metadata => self.look(copy, relative, metadata)?,
                 }
             }
         }
         Ok(())
     }
 
-    fn look(&mut self, copy: usize, path: PathBuf, relative: String) -> io::Result<()> {
-        let metadata = match fs::symlink_metadata(&path) {
+    fn look(&mut self, copy: usize, relative: String, metadata: io::Result<Metadata>) -> io::Result<()> {
+        let metadata = match metadata {
             // Deleted since it was listed, or not changed at all.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if is_elsewhere(&error) => return Ok(()),
             metadata => metadata?,
         };
         let kind = metadata.file_type();
@@ -136,13 +141,14 @@ impl Scan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::symlink;
 
     #[test]
     fn regular_files_are_found_at_any_depth_and_the_rest_is_noted() {
         let directory = tempfile::tempdir().unwrap();
-        let root = directory.path();
+        let (copy, root) = OwnCopy::made_in(directory.path(), false);
         fs::create_dir_all(root.join("a/b")).unwrap();
         fs::write(root.join("a/b/c"), "x").unwrap();
         fs::write(root.join("a/.convoke-shared"), "a marker is no file of the job's").unwrap();
@@ -151,7 +157,7 @@ mod tests {
         fs::write(root.join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
         let mut scan = Scan::default();
-        scan.add(3, root, false).unwrap();
+        scan.add(3, &copy, directory.path()).unwrap();
         let mut found: Vec<_> = scan.files.iter().map(|f| (f.copy, f.path.as_str(), f.stamp.size)).collect();
         found.sort_unstable();
         assert_eq!(found, [(3, "a/b/c", 1), (3, "top", 2)]);
@@ -163,12 +169,13 @@ mod tests {
     #[test]
     fn a_single_file_has_no_path_and_its_neighbours_are_not_looked_at() {
         let directory = tempfile::tempdir().unwrap();
+        let (copy, root) = OwnCopy::made_in(directory.path(), true);
         let mut scan = Scan::default();
-        scan.add(0, directory.path(), true).unwrap();
+        scan.add(0, &copy, directory.path()).unwrap();
         assert!(scan.files.is_empty(), "nothing was changed");
-        fs::write(directory.path().join(SINGLE), "x").unwrap();
-        fs::write(directory.path().join("other"), "x").unwrap();
-        scan.add(0, directory.path(), true).unwrap();
+        fs::write(root.join(crate::files::cache::SINGLE), "x").unwrap();
+        fs::write(root.join("other"), "x").unwrap();
+        scan.add(0, &copy, directory.path()).unwrap();
         assert_eq!(scan.files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>(), [""]);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::scan::Stamp;
+use crate::beneath::Beneath;
 use crate::link::{Link, will_pass};
 
 /// Bytes in one message; the API allows 1 MiB.
@@ -32,7 +32,7 @@ pub(super) struct Ready {
     pub(super) path: String,
     /// The mount's source.
     pub(super) mount: String,
-    pub(super) on_disk: PathBuf,
+    pub(super) on_disk: Beneath,
     pub(super) stamp: Stamp,
     pub(super) mode: u32,
     pub(super) digest: Digest,
@@ -101,9 +101,8 @@ fn feed(files: &[Ready], tx: &mpsc::Sender<v1::BlobPart>) -> Result<(), String> 
         runtime.block_on(sending).map_err(|_| "the network took no bytes".to_owned())
     };
     for Ready { on_disk, digest, stamp, .. } in files {
-        let failed = |e: std::io::Error| format!("{}: {e}", on_disk.display());
-        // The job may have put a link or a pipe in its place since.
-        let file = super::judge::open(on_disk).map_err(failed)?;
+        let failed = |e: std::io::Error| format!("{on_disk}: {e}");
+        let file = on_disk.open().map_err(failed)?;
         send(Part::Header(v1::BlobHeader { sha256: digest.0.to_vec().into(), size: stamp.size, offset: 0 }))?;
         // No more than was hashed, even if somebody appends to it now.
         let mut content = file.take(stamp.size);

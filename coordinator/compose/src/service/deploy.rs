@@ -97,9 +97,29 @@ fn limits(resources: &Cursor<'_>, report: &mut Report) -> ResourceLimits {
     }
 }
 
+impl Deploy {
+    /// Compose starts also a training over for ever that has come to its end; here that is the aim.
+    pub(super) fn finishes_if_it_trains(
+        &mut self,
+        service: &Cursor<'_>,
+        launches: bool,
+        report: &mut Report,
+    ) {
+        let trains = launches || super::reserves(service) || self.replicas > 1;
+        if trains && std::mem::take(&mut self.restart.after_success) {
+            service.get("restart").into_iter().for_each(|word| {
+                word.note(
+                    report,
+                    "starts it again when it fails; what trains has finished once it ends with 0",
+                );
+            });
+        }
+    }
+}
+
 /// A budget for failures of every cause; `None` is without limit.
 fn budget(max: Option<u32>, delay: Duration) -> RestartPolicy {
-    RestartPolicy { infrastructure: max, application: max, delay }
+    RestartPolicy { infrastructure: max, application: max, delay, after_success: false }
 }
 
 fn restart(policy: Option<Cursor<'_>>, word: Option<Cursor<'_>>, report: &mut Report) -> RestartPolicy {
@@ -135,7 +155,8 @@ fn restart_word(at: &Cursor<'_>, report: &mut Report) -> Option<RestartPolicy> {
             return None;
         }
     };
-    Some(budget(max, Duration::ZERO))
+    let after_success = matches!(text, "always" | "unless-stopped");
+    Some(RestartPolicy { after_success, ..budget(max, Duration::ZERO) })
 }
 
 fn placement(at: &Cursor<'_>, report: &mut Report) -> Vec<Constraint> {

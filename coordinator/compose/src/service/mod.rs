@@ -85,7 +85,8 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
     let launches = launch::find(&argv);
     // A dashboard beside a training is not shown on more nodes.
     let trains = reserves(at) || !launches.is_empty() || !scope.training;
-    let deploy = deploy::read(at, scope.nodes.filter(|_| trains), report);
+    let mut deploy = deploy::read(at, scope.nodes.filter(|_| trains), report);
+    deploy.finishes_if_it_trains(at, !launches.is_empty(), report);
     let gang = gang::Gang {
         service: at,
         replicas: deploy.replicas,
