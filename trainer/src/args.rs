@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use convoke_trainer::device::cuda::Precision;
 
 /// Trains a small convolutional network on MNIST's digits: alone, or as one rank of a Convoke job.
 #[derive(Debug, Parser)]
@@ -18,6 +19,16 @@ pub(crate) struct Args {
     /// Samples per rank and step.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) batch: u32,
+    /// What to train on; `auto` is the GPU where there is one.
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
+    pub(crate) device: DeviceChoice,
+    /// Of the products on a GPU; sums and parameters always have 32 bits.
+    #[arg(long, value_enum, default_value_t = PrecisionChoice::Tf32)]
+    pub(crate) precision: PrecisionChoice,
+    /// Takes so many steps on a GPU with everything else off, prints samples a second and what each
+    /// kernel takes, and trains nothing.
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) bench: Option<u64>,
     /// Initial parameters and order of the samples; a resumed run keeps its checkpoint's.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
@@ -35,6 +46,32 @@ pub(crate) struct Args {
     pub(crate) peer_timeout: u64,
     #[command(flatten)]
     pub(crate) failure: Failure,
+}
+
+/// Kinds of device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DeviceChoice {
+    Cpu,
+    Cuda,
+    Auto,
+}
+
+/// How operands are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PrecisionChoice {
+    Fp32,
+    Tf32,
+    Bf16,
+}
+
+impl From<PrecisionChoice> for Precision {
+    fn from(choice: PrecisionChoice) -> Self {
+        match choice {
+            PrecisionChoice::Fp32 => Self::Fp32,
+            PrecisionChoice::Tf32 => Self::Tf32,
+            PrecisionChoice::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 const EXIT_CODES: &str = "Exit codes:

@@ -107,7 +107,7 @@ fn run(setup: Setup<'_>) -> (End, Vec<Vec<u32>>) {
             }
         };
         let end = train(&mut trainer, &digits, &plan, &mut Metrics::nowhere(), before_step).unwrap();
-        (end, trainer.parameters.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+        (end, trainer.state.parameters.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
     });
     let end = all[0].0;
     assert!(all.iter().all(|one| one.0 == end), "ranks ended differently");

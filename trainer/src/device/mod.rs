@@ -2,3 +2,4 @@
 //! buffers; a CUDA kernel of the same name is to give the same values as its CPU twin.
 
 pub mod cpu;
+pub mod cuda;

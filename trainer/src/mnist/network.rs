@@ -14,10 +14,17 @@ pub const CLASSES: usize = 10;
 
 const FIRST: Conv<28> = Conv { inputs: 1, outputs: 32 };
 const SECOND: Conv<14> = Conv { inputs: 32, outputs: 64 };
-/// Values per sample after each pooling.
-const POOLED1: usize = FIRST.outputs * 14 * 14;
-const POOLED2: usize = SECOND.outputs * 7 * 7;
-const HIDDEN: usize = 128;
+/// Values per sample after the first pooling.
+pub const POOLED1: usize = FIRST.outputs * 14 * 14;
+/// Values per sample after the second.
+pub const POOLED2: usize = SECOND.outputs * 7 * 7;
+/// Values per sample of the hidden layer.
+pub const HIDDEN: usize = 128;
+
+/// What the network sees of each grey level: normalised by MNIST's mean and standard deviation.
+pub fn grey<T: Real>() -> [T; 256] {
+    std::array::from_fn(|level| T::of((level as f64 / 255.0 - 0.1307) / 0.3081))
+}
 
 /// The working memory of one rank.
 pub struct Network<T> {

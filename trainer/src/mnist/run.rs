@@ -4,17 +4,65 @@
 //! with a checkpoint of it.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::idx::{DataError, Digits};
-use super::trainer::Trainer;
-use crate::Real;
+use super::progress::Progress;
+use crate::Sampler;
 use crate::checkpoint::CheckpointError;
 use crate::collective::CollectiveError;
+use crate::device::cuda::CudaError;
 use crate::metrics::Metrics;
+
+/// What holds a rank's parameters and moves them: a CPU or a GPU.
+pub trait Device {
+    /// Where training stands; between calls of [`Device::advance`] it is exact.
+    fn progress(&mut self) -> &mut Progress;
+
+    /// The order in which this rank sees a data set of `len` samples.
+    fn sampler(&self, len: usize) -> Sampler;
+
+    /// Takes the steps of a stretch, and tells of each before it begins and, in order but perhaps
+    /// later, after it is done. True if it ended early: after a step in which some rank was asked to
+    /// stop.
+    fn advance(
+        &mut self,
+        stretch: &Stretch<'_>,
+        tell: &mut dyn FnMut(Moment<'_>) -> Result<(), TrainError>,
+    ) -> Result<bool, TrainError>;
+
+    /// How many of these digits the model recognises.
+    fn correct(&mut self, digits: &Digits) -> Result<usize, TrainError>;
+
+    /// Writes a checkpoint into `directory`, as [`super::state::State::save`] does.
+    fn save(&mut self, directory: &Path) -> Result<PathBuf, TrainError>;
+
+    /// Goes on from a checkpoint of any device, as [`super::state::State::resume`] does.
+    fn resume(&mut self, directory: &Path) -> Result<Option<String>, TrainError>;
+}
+
+/// The next batches of an epoch, up to where somebody wants to look: a checkpoint, or its end.
+pub struct Stretch<'a> {
+    pub digits: &'a Digits,
+    /// This rank's samples of the epoch.
+    pub order: &'a [u32],
+    /// Batches of the epoch that are done at its end.
+    pub until: u64,
+    /// This rank is asked to stop.
+    pub stop: &'a AtomicBool,
+}
+
+/// What [`Device::advance`] tells.
+#[derive(Debug)]
+pub enum Moment<'a> {
+    /// This step is about to begin.
+    Before(u64),
+    /// A step is done and counted; its loss is the mean over all ranks before the update.
+    After(&'a Progress, f64),
+}
 
 /// What to do besides stepping.
 pub struct Plan {
@@ -45,63 +93,82 @@ pub enum TrainError {
     Collective(#[from] CollectiveError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
     #[error("cannot append to the metrics file; is there space?")]
     Metrics(#[source] io::Error),
     #[error("the loss is {loss} at step {step}: training diverged; start again with another --seed")]
     Diverged { step: u64, loss: f64 },
 }
 
-/// Trains from where `trainer` stands to the end of `plan`. `before_step` hears the number of each
+/// Trains from where `device` stands to the end of `plan`. `before_step` hears the number of each
 /// step that is about to begin.
-pub fn train<T: Real>(
-    trainer: &mut Trainer<T>,
+pub fn train(
+    device: &mut dyn Device,
     digits: &Digits,
     plan: &Plan,
     metrics: &mut Metrics,
     mut before_step: impl FnMut(u64),
 ) -> Result<End, TrainError> {
-    let sampler = trainer.sampler(digits.len());
-    let batch = trainer.progress.batch_per_rank as usize;
-    let per_epoch = sampler.batches(batch) as u64;
-    let mut report = Report::new(trainer, per_epoch, plan);
-    while trainer.progress.epoch < plan.epochs {
-        let order = sampler.epoch(trainer.progress.epoch);
-        let begin = usize::try_from(trainer.progress.batch).unwrap_or(usize::MAX);
-        for samples in order.chunks(batch).skip(begin) {
-            before_step(trainer.progress.step + 1);
-            let step = trainer.step(digits, samples, plan.stop.load(Ordering::Relaxed))?;
-            let number = trainer.progress.step;
-            if !step.loss.is_finite() {
-                return Err(TrainError::Diverged { step: number, loss: step.loss });
-            }
-            report.step(trainer, step.loss, metrics)?;
-            let epoch_ends = trainer.progress.batch >= per_epoch;
+    let sampler = device.sampler(digits.len());
+    let per_epoch = sampler.batches(device.progress().batch_per_rank as usize) as u64;
+    let mut report = Report::new(device.progress(), per_epoch, plan);
+    while device.progress().epoch < plan.epochs {
+        let order = sampler.epoch(device.progress().epoch);
+        while device.progress().batch < per_epoch {
+            let until = plan.next_look(device.progress(), per_epoch);
+            let stretch = Stretch { digits, order: &order, until, stop: &plan.stop };
+            let stopped = device.advance(&stretch, &mut |moment| match moment {
+                Moment::Before(step) => {
+                    before_step(step);
+                    Ok(())
+                }
+                Moment::After(at, loss) if !loss.is_finite() => {
+                    Err(TrainError::Diverged { step: at.step, loss })
+                }
+                Moment::After(at, loss) => report.step(at, loss, metrics),
+            })?;
+            let epoch_ends = device.progress().batch >= per_epoch;
             if epoch_ends {
-                report.epoch(trainer, plan);
+                report.epoch(device.progress(), plan);
             }
-            let last = epoch_ends && trainer.progress.epoch >= plan.epochs;
-            let due = plan.checkpoint_every.map_or(epoch_ends, |every| number.is_multiple_of(every));
-            if due || last || step.stop {
-                save(trainer, plan, metrics)?;
+            let last = epoch_ends && device.progress().epoch >= plan.epochs;
+            if plan.due(device.progress(), epoch_ends) || last || stopped {
+                save(device, plan, metrics)?;
             }
-            if step.stop && !last {
+            if stopped && !last {
                 return Ok(End::Stopped);
+            }
+            if epoch_ends {
+                break;
             }
         }
         // A checkpoint of a larger data set may stand beyond this one's end.
-        if trainer.progress.batch > 0 {
-            report.epoch(trainer, plan);
+        if device.progress().batch > 0 {
+            report.epoch(device.progress(), plan);
         }
     }
     Ok(End::Finished)
 }
 
-fn save<T: Real>(trainer: &Trainer<T>, plan: &Plan, metrics: &Metrics) -> Result<(), CheckpointError> {
+impl Plan {
+    /// The batch of the epoch before which a checkpoint is due, or the epoch's end.
+    fn next_look(&self, at: &Progress, per_epoch: u64) -> u64 {
+        let left = self.checkpoint_every.map_or(u64::MAX, |every| every - at.step % every);
+        at.batch.saturating_add(left).min(per_epoch)
+    }
+
+    fn due(&self, at: &Progress, epoch_ends: bool) -> bool {
+        self.checkpoint_every.map_or(epoch_ends, |every| at.step.is_multiple_of(every))
+    }
+}
+
+fn save(device: &mut dyn Device, plan: &Plan, metrics: &Metrics) -> Result<(), TrainError> {
     if plan.rank == 0
         && let Some(directory) = &plan.checkpoint_dir
     {
-        trainer.save(directory)?;
-        metrics.announce_checkpoint(trainer.progress.step);
+        device.save(directory)?;
+        metrics.announce_checkpoint(device.progress().step);
     }
     Ok(())
 }
@@ -118,8 +185,7 @@ struct Report {
 }
 
 impl Report {
-    fn new<T: Real>(trainer: &Trainer<T>, per_epoch: u64, plan: &Plan) -> Self {
-        let at = &trainer.progress;
+    fn new(at: &Progress, per_epoch: u64, plan: &Plan) -> Self {
         let left = (plan.epochs.saturating_sub(at.epoch) * per_epoch).saturating_sub(at.batch);
         Self {
             per_epoch,
@@ -131,16 +197,10 @@ impl Report {
         }
     }
 
-    fn step<T: Real>(
-        &mut self,
-        trainer: &Trainer<T>,
-        loss: f64,
-        metrics: &mut Metrics,
-    ) -> Result<(), TrainError> {
+    fn step(&mut self, at: &Progress, loss: f64, metrics: &mut Metrics) -> Result<(), TrainError> {
         if self.quiet {
             return Ok(());
         }
-        let at = &trainer.progress;
         let samples = at.samples_seen.saturating_sub(self.samples).max(1);
         let pace = self.latest.elapsed().as_secs_f64() / samples as f64;
         // Over about ten steps: a single one is at the mercy of the scheduler.
@@ -156,8 +216,7 @@ impl Report {
     }
 
     /// Turns the page.
-    fn epoch<T: Real>(&mut self, trainer: &mut Trainer<T>, plan: &Plan) {
-        let at = &mut trainer.progress;
+    fn epoch(&mut self, at: &mut Progress, plan: &Plan) {
         let loss = at.epoch_loss / at.batch.min(self.per_epoch).max(1) as f64;
         (at.epoch, at.batch, at.epoch_loss) = (at.epoch + 1, 0, 0.0);
         if !self.quiet {
@@ -173,15 +232,11 @@ pub fn say(line: &str) {
 }
 
 /// Rank 0's last word: how much of the test set is recognised, in 0 to 1.
-pub fn test<T: Real>(
-    trainer: &mut Trainer<T>,
-    digits: &Digits,
-    metrics: &mut Metrics,
-) -> Result<f64, TrainError> {
-    let correct = trainer.correct(digits);
+pub fn test(device: &mut dyn Device, digits: &Digits, metrics: &mut Metrics) -> Result<f64, TrainError> {
+    let correct = device.correct(digits)?;
     let accuracy = correct as f64 / digits.len() as f64;
     say(&format!("Test accuracy: {accuracy:.4} ({correct} of {} digits)", digits.len()));
-    let step = trainer.progress.step;
+    let step = device.progress().step;
     if metrics.is_nowhere() {
         say(&format!("{{\"step\":{step},\"test_accuracy\":{accuracy}}}"));
     }
