@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use convoke_trainer::device::cuda::Precision;
+use convoke_trainer::device::Precision;
 
 /// Trains a small convolutional network on MNIST's digits: alone, or as one rank of a Convoke job.
 #[derive(Debug, Parser)]
@@ -22,10 +22,11 @@ pub(crate) struct Args {
     /// What to train on; `auto` is the GPU where there is one.
     #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
     pub(crate) device: DeviceChoice,
-    /// Of the products on a GPU; sums and parameters always have 32 bits.
-    #[arg(long, value_enum, default_value_t = PrecisionChoice::Tf32)]
-    pub(crate) precision: PrecisionChoice,
-    /// Takes so many steps on a GPU with everything else off, prints samples a second and what each
+    /// Of the operands of products; sums and parameters always have 32 bits. By default tf32 on a GPU and
+    /// fp32 on a CPU, which otherwise rounds as a GPU would.
+    #[arg(long, value_enum)]
+    pub(crate) precision: Option<PrecisionChoice>,
+    /// Takes so many steps on a GPU with everything off but checkpoints, if asked for, prints samples a second and what each
     /// kernel takes, and trains nothing.
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) bench: Option<u64>,
@@ -82,6 +83,10 @@ const EXIT_CODES: &str = "Exit codes:
   143  stopped by SIGTERM or SIGINT; all ranks stopped after the same step, and rank 0 saved it";
 
 impl Args {
+    pub(crate) fn precision(&self, default: Precision) -> Precision {
+        self.precision.map_or(default, Into::into)
+    }
+
     pub(crate) fn peer_timeout(&self) -> Duration {
         Duration::from_secs(self.peer_timeout)
     }

@@ -5,14 +5,16 @@ mod signal;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use convoke_trainer::collective::tcp::Ring;
 use convoke_trainer::collective::{CollectiveError, ConnectError};
-use convoke_trainer::device::cuda::Gpu;
+use convoke_trainer::device::Precision;
+use convoke_trainer::device::cuda::{CudaError, Gpu};
 use convoke_trainer::mnist::gpu::{GpuTrainer, Ranks, bench};
-use convoke_trainer::mnist::run::{Device, End, Plan, TrainError, say, test, train};
+use convoke_trainer::mnist::run::{Checkpoints, Device, End, Plan, TrainError, say, test, train};
 use convoke_trainer::mnist::{Digits, Trainer};
 use convoke_trainer::{World, join};
 
@@ -37,12 +39,14 @@ fn lost_a_peer(error: &anyhow::Error) -> bool {
         matches!(e, TrainError::Collective(CollectiveError::PeerLost { .. } | CollectiveError::Nccl { .. }))
     };
     let missed = |e: &ConnectError| {
-        matches!(e, ConnectError::Network { .. } | ConnectError::Refused(_) | ConnectError::NoPrevious { .. })
+        use ConnectError::{Absent, Network, NoPrevious, Refused};
+        matches!(e, Network { .. } | Refused(_) | NoPrevious { .. } | Absent { .. })
     };
     error.downcast_ref().is_some_and(lost) || error.downcast_ref().is_some_and(missed)
 }
 
 fn run(args: &Args) -> anyhow::Result<End> {
+    let began = Instant::now();
     let world = join()?;
     args.failure.strike(world.rank, world.generation, 0);
     // Before the ring stands: a rank that cannot read its data should say so, not hold up the others.
@@ -52,19 +56,21 @@ fn run(args: &Args) -> anyhow::Result<End> {
     let mut device = match gpu(args, &world)? {
         None => {
             let ring = world.ring(args.peer_timeout()).context("finding the other ranks")?;
-            Box::new(Trainer::<f32>::new(Box::new(ring), args.batch, args.seed)) as Box<dyn Device>
+            Box::new(cpu_trainer(args, ring)) as Box<dyn Device>
         }
         Some(gpu) => {
             let mut trainer = gpu_trainer(args, &world, gpu)?;
             if let Some(steps) = args.bench {
-                bench(&mut trainer, &digits, steps)?;
+                let directory = args.checkpoint_dir.as_deref().or(world.checkpoint_dir.as_deref());
+                let checkpoints = directory.zip(args.checkpoint_every);
+                let checkpoints = checkpoints.map(|(directory, every)| Checkpoints { directory, every });
+                bench(&mut trainer, &digits, steps, checkpoints)?;
                 return Ok(End::Finished);
             }
             Box::new(trainer)
         }
     };
-    let device = &mut *device;
-    resume(args, &world, device)?;
+    resume(args, &world, &mut *device)?;
     if world.world_size > 1 {
         let share = device.sampler(digits.len()).samples_per_rank();
         say(&format!("Rank {} of {}: {share} of {} digits", world.rank, world.world_size, digits.len()));
@@ -76,11 +82,18 @@ fn run(args: &Args) -> anyhow::Result<End> {
         checkpoint_dir: args.checkpoint_dir.clone().or(world.checkpoint_dir),
         stop: signal::stop_flag().context("catching signals")?,
         rank: world.rank,
+        began,
     };
     let strike = |step| args.failure.strike(world.rank, world.generation, step);
-    let end = train(device, &digits, &plan, &mut metrics, strike)?;
+    let end = train(&mut *device, &digits, &plan, &mut metrics, strike);
+    if let Err(TrainError::Cuda(CudaError::Stalled(_))) = &end {
+        // To free its memory is to wait for the GPU.
+        std::mem::forget(device);
+        return Ok(end?);
+    }
+    let end = end?;
     if let (End::Finished, Some(digits)) = (end, test_digits) {
-        test(device, &digits, &mut metrics)?;
+        test(&mut *device, &digits, &mut metrics)?;
     }
     // Whoever asked to stop waits; a lost record at the end is worth less than a quick end.
     let patience = Duration::from_secs(if end == End::Stopped { 2 } else { 30 });
@@ -111,6 +124,10 @@ fn gpu(args: &Args, world: &World) -> anyhow::Result<Option<Gpu>> {
     }
 }
 
+fn cpu_trainer(args: &Args, ring: Ring) -> Trainer<f32> {
+    Trainer::new(Box::new(ring), args.batch, args.seed).precision(args.precision(Precision::Fp32))
+}
+
 fn gpu_trainer(args: &Args, world: &World, gpu: Gpu) -> anyhow::Result<GpuTrainer> {
     let timeout = args.peer_timeout();
     let World { rank, world_size, .. } = *world;
@@ -123,7 +140,8 @@ fn gpu_trainer(args: &Args, world: &World, gpu: Gpu) -> anyhow::Result<GpuTraine
         }
         Ranks::Nccl { rank, world_size, nccl }
     };
-    Ok(GpuTrainer::new(gpu, ranks, args.precision.into(), args.batch, args.seed, timeout)?)
+    let precision = args.precision(Precision::Tf32);
+    Ok(GpuTrainer::new(gpu, ranks, precision, args.batch, args.seed, timeout)?)
 }
 
 fn resume(args: &Args, world: &World, device: &mut dyn Device) -> anyhow::Result<()> {

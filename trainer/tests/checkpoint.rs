@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use convoke_trainer::checkpoint::Draft;
 use convoke_trainer::collective::tcp::Ring;
 use convoke_trainer::mnist::Trainer;
+use convoke_trainer::mnist::run::Device as _;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 

@@ -77,6 +77,8 @@ pub enum ConnectError {
     NoSuchRank { rank: u32, world_size: u32 },
     #[error(transparent)]
     Library(Box<crate::device::cuda::library::LibraryError>),
+    #[error("not all other ranks came to NCCL within {} s; see their logs", .after.as_secs_f64())]
+    Absent { after: Duration },
     #[error("NCCL cannot {doing} ({reason}); NCCL_DEBUG=INFO says more")]
     Nccl { doing: &'static str, reason: String },
 }

@@ -3,3 +3,6 @@
 
 pub mod cpu;
 pub mod cuda;
+mod precision;
+
+pub use precision::Precision;

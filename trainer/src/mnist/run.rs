@@ -25,17 +25,25 @@ pub trait Device {
     /// The order in which this rank sees a data set of `len` samples.
     fn sampler(&self, len: usize) -> Sampler;
 
-    /// Takes the steps of a stretch, and tells of each before it begins and, in order but perhaps
+    /// Takes the steps of a stretch with the checkpoints on its way, and tells of each before it begins and, in order but perhaps
     /// later, after it is done. True if it ended early: after a step in which some rank was asked to
     /// stop.
-    fn advance(
-        &mut self,
-        stretch: &Stretch<'_>,
-        tell: &mut dyn FnMut(Moment<'_>) -> Result<(), TrainError>,
-    ) -> Result<bool, TrainError>;
+    fn advance(&mut self, stretch: &Stretch<'_>, tell: Tell<'_>) -> Result<bool, TrainError>;
 
     /// How many of these digits the model recognises.
     fn correct(&mut self, digits: &Digits) -> Result<usize, TrainError>;
+
+    /// Writes a checkpoint of where training stands into `directory`; perhaps behind the steps that
+    /// follow, or not at all where another one still is.
+    fn checkpoint(&mut self, directory: &Path, tell: Tell<'_>) -> Result<(), TrainError> {
+        self.save(directory)?;
+        tell(Moment::Saved(self.progress().step))
+    }
+
+    /// Waits until checkpoints that are written behind the steps are there.
+    fn settle(&mut self, _tell: Tell<'_>) -> Result<(), TrainError> {
+        Ok(())
+    }
 
     /// Writes a checkpoint into `directory`, as [`super::state::State::save`] does.
     fn save(&mut self, directory: &Path) -> Result<PathBuf, TrainError>;
@@ -44,16 +52,37 @@ pub trait Device {
     fn resume(&mut self, directory: &Path) -> Result<Option<String>, TrainError>;
 }
 
-/// The next batches of an epoch, up to where somebody wants to look: a checkpoint, or its end.
+/// The next batches of an epoch.
 pub struct Stretch<'a> {
     pub digits: &'a Digits,
     /// This rank's samples of the epoch.
     pub order: &'a [u32],
     /// Batches of the epoch that are done at its end.
     pub until: u64,
+    /// Those before the stretch's end.
+    pub checkpoints: Option<Checkpoints<'a>>,
     /// This rank is asked to stop.
     pub stop: &'a AtomicBool,
 }
+
+/// Where and when to save while training.
+#[derive(Debug, Clone, Copy)]
+pub struct Checkpoints<'a> {
+    pub directory: &'a Path,
+    /// Steps.
+    pub every: u64,
+}
+
+impl<'a> Stretch<'a> {
+    /// Where to save after `step`, the stretch's batch `batch`.
+    pub fn due(&self, step: u64, batch: u64) -> Option<&'a Path> {
+        let due = |c: &Checkpoints<'_>| step.is_multiple_of(c.every) && batch < self.until;
+        self.checkpoints.filter(due).map(|c| c.directory)
+    }
+}
+
+/// Hears what a device does.
+pub type Tell<'a> = &'a mut dyn FnMut(Moment<'_>) -> Result<(), TrainError>;
 
 /// What [`Device::advance`] tells.
 #[derive(Debug)]
@@ -62,6 +91,8 @@ pub enum Moment<'a> {
     Before(u64),
     /// A step is done and counted; its loss is the mean over all ranks before the update.
     After(&'a Progress, f64),
+    /// The checkpoint of this step is in place.
+    Saved(u64),
 }
 
 /// What to do besides stepping.
@@ -75,6 +106,8 @@ pub struct Plan {
     pub stop: Arc<AtomicBool>,
     /// Rank 0 reports and saves.
     pub rank: u32,
+    /// When the process began, for the seconds to its first step.
+    pub began: Instant,
 }
 
 /// How training ended.
@@ -113,49 +146,55 @@ pub fn train(
     let sampler = device.sampler(digits.len());
     let per_epoch = sampler.batches(device.progress().batch_per_rank as usize) as u64;
     let mut report = Report::new(device.progress(), per_epoch, plan);
+    let mut hear = |moment: Moment<'_>| match moment {
+        Moment::Before(step) => {
+            before_step(step);
+            Ok(())
+        }
+        Moment::After(at, loss) if !loss.is_finite() => Err(TrainError::Diverged { step: at.step, loss }),
+        Moment::After(at, loss) => report.step(at, loss, metrics),
+        Moment::Saved(step) => {
+            metrics.announce_checkpoint(step);
+            Ok(())
+        }
+    };
     while device.progress().epoch < plan.epochs {
         let order = sampler.epoch(device.progress().epoch);
-        while device.progress().batch < per_epoch {
-            let until = plan.next_look(device.progress(), per_epoch);
-            let stretch = Stretch { digits, order: &order, until, stop: &plan.stop };
-            let stopped = device.advance(&stretch, &mut |moment| match moment {
-                Moment::Before(step) => {
-                    before_step(step);
-                    Ok(())
-                }
-                Moment::After(at, loss) if !loss.is_finite() => {
-                    Err(TrainError::Diverged { step: at.step, loss })
-                }
-                Moment::After(at, loss) => report.step(at, loss, metrics),
-            })?;
-            let epoch_ends = device.progress().batch >= per_epoch;
-            if epoch_ends {
-                report.epoch(device.progress(), plan);
-            }
-            let last = epoch_ends && device.progress().epoch >= plan.epochs;
-            if plan.due(device.progress(), epoch_ends) || last || stopped {
-                save(device, plan, metrics)?;
-            }
-            if stopped && !last {
-                return Ok(End::Stopped);
-            }
-            if epoch_ends {
-                break;
+        let (until, checkpoints) = (per_epoch, plan.checkpoints());
+        let stretch = Stretch { digits, order: &order, until, checkpoints, stop: &plan.stop };
+        // A checkpoint of a larger data set may stand beyond this one's end.
+        let steps = device.progress().batch < per_epoch;
+        let stopped = steps && device.advance(&stretch, &mut hear)?;
+        let epoch_ends = device.progress().batch >= per_epoch;
+        if epoch_ends {
+            turn_page(device.progress(), per_epoch, plan);
+        }
+        let last = epoch_ends && device.progress().epoch >= plan.epochs;
+        if let Some(directory) = plan.directory().filter(|_| steps) {
+            if last || stopped {
+                device.settle(&mut hear)?;
+                device.save(directory)?;
+                hear(Moment::Saved(device.progress().step))?;
+            } else if plan.due(device.progress(), epoch_ends) {
+                device.checkpoint(directory, &mut hear)?;
             }
         }
-        // A checkpoint of a larger data set may stand beyond this one's end.
-        if device.progress().batch > 0 {
-            report.epoch(device.progress(), plan);
+        if stopped && !last {
+            return Ok(End::Stopped);
         }
     }
     Ok(End::Finished)
 }
 
 impl Plan {
-    /// The batch of the epoch before which a checkpoint is due, or the epoch's end.
-    fn next_look(&self, at: &Progress, per_epoch: u64) -> u64 {
-        let left = self.checkpoint_every.map_or(u64::MAX, |every| every - at.step % every);
-        at.batch.saturating_add(left).min(per_epoch)
+    /// Where this rank saves.
+    fn directory(&self) -> Option<&Path> {
+        self.checkpoint_dir.as_deref().filter(|_| self.rank == 0)
+    }
+
+    fn checkpoints(&self) -> Option<Checkpoints<'_>> {
+        let (directory, every) = (self.directory()?, self.checkpoint_every?);
+        Some(Checkpoints { directory, every })
     }
 
     fn due(&self, at: &Progress, epoch_ends: bool) -> bool {
@@ -163,21 +202,21 @@ impl Plan {
     }
 }
 
-fn save(device: &mut dyn Device, plan: &Plan, metrics: &Metrics) -> Result<(), TrainError> {
-    if plan.rank == 0
-        && let Some(directory) = &plan.checkpoint_dir
-    {
-        device.save(directory)?;
-        metrics.announce_checkpoint(device.progress().step);
+/// On to the next epoch.
+fn turn_page(at: &mut Progress, per_epoch: u64, plan: &Plan) {
+    let loss = at.epoch_loss / at.batch.min(per_epoch).max(1) as f64;
+    (at.epoch, at.batch, at.epoch_loss) = (at.epoch + 1, 0, 0.0);
+    if plan.rank == 0 {
+        say(&format!("Epoch {}/{}, Loss: {loss:.4}", at.epoch, plan.epochs));
     }
-    Ok(())
 }
 
 /// What rank 0 says as it goes.
 struct Report {
-    per_epoch: u64,
     total_steps: u64,
     quiet: bool,
+    /// Until the first step.
+    began: Option<Instant>,
     latest: Instant,
     samples: u64,
     /// Exponential average.
@@ -188,9 +227,9 @@ impl Report {
     fn new(at: &Progress, per_epoch: u64, plan: &Plan) -> Self {
         let left = (plan.epochs.saturating_sub(at.epoch) * per_epoch).saturating_sub(at.batch);
         Self {
-            per_epoch,
             total_steps: at.step.saturating_add(left),
             quiet: plan.rank != 0,
+            began: Some(plan.began),
             latest: Instant::now(),
             samples: at.samples_seen,
             seconds_per_sample: None,
@@ -206,22 +245,16 @@ impl Report {
         // Over about ten steps: a single one is at the mercy of the scheduler.
         let pace = self.seconds_per_sample.map_or(pace, |average| 0.9 * average + 0.1 * pace);
         (self.latest, self.samples, self.seconds_per_sample) = (Instant::now(), at.samples_seen, Some(pace));
-        let values = [
+        let mut values = vec![
             ("total_steps", self.total_steps as f64),
             ("epoch", (at.epoch + 1) as f64),
             ("loss", loss),
             ("samples_per_second", 1.0 / pace),
         ];
-        metrics.report(at.step, &values).map_err(TrainError::Metrics)
-    }
-
-    /// Turns the page.
-    fn epoch(&mut self, at: &mut Progress, plan: &Plan) {
-        let loss = at.epoch_loss / at.batch.min(self.per_epoch).max(1) as f64;
-        (at.epoch, at.batch, at.epoch_loss) = (at.epoch + 1, 0, 0.0);
-        if !self.quiet {
-            say(&format!("Epoch {}/{}, Loss: {loss:.4}", at.epoch, plan.epochs));
+        if let Some(began) = self.began.take() {
+            values.push(("seconds_to_first_step", began.elapsed().as_secs_f64()));
         }
+        metrics.report(at.step, &values).map_err(TrainError::Metrics)
     }
 }
 

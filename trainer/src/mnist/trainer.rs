@@ -10,9 +10,10 @@ use super::idx::Digits;
 use super::model::{PARAMETERS, initial};
 use super::network::{Network, PIXELS, grey};
 use super::progress::Progress;
-use super::run::{Device, Moment, Stretch, TrainError};
+use super::run::{Device, Moment, Stretch, Tell, TrainError};
 use super::state::State;
 use crate::collective::{Collective, CollectiveError};
+use crate::device::Precision;
 use crate::device::cpu::{Adam, adam};
 use crate::{Real, Sampler};
 
@@ -98,6 +99,19 @@ impl<T: Real> Trainer<T> {
     }
 }
 
+impl Trainer<f32> {
+    /// Rounds the operands of products as a GPU does; see [`Network::rounding`].
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.network = match precision {
+            Precision::Fp32 => self.network,
+            Precision::Tf32 => self.network.rounding(|x| Precision::Tf32.round(x)),
+            Precision::Bf16 => self.network.rounding(|x| Precision::Bf16.round(x)),
+        };
+        self
+    }
+}
+
 impl<T: Real> Device for Trainer<T> {
     fn progress(&mut self) -> &mut Progress {
         &mut self.progress
@@ -108,11 +122,7 @@ impl<T: Real> Device for Trainer<T> {
         Sampler::new(len, self.collective.world_size(), self.collective.rank(), self.progress.seed)
     }
 
-    fn advance(
-        &mut self,
-        stretch: &Stretch<'_>,
-        tell: &mut dyn FnMut(Moment<'_>) -> Result<(), TrainError>,
-    ) -> Result<bool, TrainError> {
+    fn advance(&mut self, stretch: &Stretch<'_>, tell: Tell<'_>) -> Result<bool, TrainError> {
         let batches = stretch.order.chunks(self.progress.batch_per_rank as usize);
         let index = |batch| usize::try_from(batch).unwrap_or(usize::MAX);
         for samples in batches.take(index(stretch.until)).skip(index(self.progress.batch)) {
@@ -121,6 +131,9 @@ impl<T: Real> Device for Trainer<T> {
             tell(Moment::After(&self.progress, step.loss))?;
             if step.stop {
                 return Ok(true);
+            }
+            if let Some(directory) = stretch.due(self.progress.step, self.progress.batch) {
+                self.checkpoint(directory, tell)?;
             }
         }
         Ok(false)

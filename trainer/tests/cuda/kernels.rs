@@ -1,16 +1,17 @@
 //! Each kernel beside its CPU twin on random input.
 
+use convoke_trainer::device::Precision;
 use convoke_trainer::device::cpu::{
     Adam, Conv, adam, conv_backward, conv_forward, cross_entropy, linear_backward, linear_forward, relu,
     relu_backward, relu_pool_backward, relu_pool_forward,
 };
-use convoke_trainer::device::cuda::Precision;
 use convoke_trainer::mnist::model::{PARAMETERS, views};
 use convoke_trainer::mnist::network::{CLASSES, HIDDEN, PIXELS, POOLED1, POOLED2, grey};
 
+use crate::Test;
 use crate::twin::{Bench, assert_close, planes};
 
-pub(crate) const TESTS: [(&str, fn(Precision)); 7] = [
+pub(crate) const TESTS: [Test; 7] = [
     ("conv_forward_agrees_with_its_cpu_twin", forward_of_convolutions),
     ("dense_forward_agrees_with_its_cpu_twin", forward_of_dense),
     ("head_agrees_with_its_cpu_twin", head),
@@ -75,8 +76,7 @@ fn forward_of_convolutions(precision: Precision) {
 fn forward_of_dense(precision: Precision) {
     for batch in BATCHES {
         let mut bench = Bench::new(precision, batch as u32, 0);
-        let input = bench.noise.floats(batch * POOLED2);
-        let input = bench.write(|n| &mut n.pooled2, &input);
+        let input = bench.operands(|n| &mut n.pooled2, batch * POOLED2);
         bench.run(&bench.network.forward(&bench.data, false)[1]);
         let [_, _, _, _, w7, ..] = views(&bench.parameters);
         let mut want = vec![0.0; batch * HIDDEN];
@@ -142,12 +142,10 @@ fn backward_of_dense(precision: Precision) {
         let mut bench = Bench::new(precision, batch as u32, 0);
         let rows = batch.next_multiple_of(64);
         // Rows beyond the batch have activations, and no gradient.
-        let input = bench.noise.floats(rows * POOLED2);
-        let input = bench.write(|n| &mut n.pooled2, &input);
+        let input = bench.operands(|n| &mut n.pooled2, rows * POOLED2);
         let hidden = bench.noise.floats(rows * HIDDEN);
         bench.write(|n| &mut n.hidden, &hidden);
-        let grad = bench.noise.floats(batch * HIDDEN);
-        let grad = bench.write(|n| &mut n.hidden_grad, &grad);
+        let grad = bench.operands(|n| &mut n.hidden_grad, batch * HIDDEN);
         let logits = bench.noise.floats(batch * CLASSES);
         bench.write(|n| &mut n.logits_grad, &logits);
         let losses = bench.noise.floats(batch);
@@ -178,10 +176,8 @@ fn backward_of_dense(precision: Precision) {
 fn backward_of_convolutions(precision: Precision) {
     for batch in BATCHES {
         let mut bench = Bench::new(precision, batch as u32, 0);
-        let input = bench.noise.floats(batch * POOLED1);
-        let input = bench.write(|n| &mut n.pooled1, &input);
-        let grad = bench.noise.floats(batch * POOLED2);
-        let grad = bench.write(|n| &mut n.pooled2_grad, &grad);
+        let input = bench.operands(|n| &mut n.pooled1, batch * POOLED1);
+        let grad = bench.operands(|n| &mut n.pooled2_grad, batch * POOLED2);
         let (winner1, winner2) =
             (bench.noise.bytes(batch * POOLED1, 5), bench.noise.bytes(batch * POOLED2, 5));
         let stream = bench.network.gpu.stream.clone();

@@ -1,6 +1,7 @@
 //! Random input, and comparing with the CPU.
 
-use convoke_trainer::device::cuda::{Buffer, Gpu, HostWords, Precision};
+use convoke_trainer::device::Precision;
+use convoke_trainer::device::cuda::{Buffer, Gpu, HostWords};
 use convoke_trainer::mnist::Digits;
 use convoke_trainer::mnist::gpu::{Data, GpuNetwork, Post};
 use convoke_trainer::mnist::network::PIXELS;
@@ -36,6 +37,11 @@ pub(crate) fn assert_close(precision: Precision, what: &str, got: &[f32], want: 
         Precision::Tf32 => 2e-3,
         Precision::Bf16 => 1.5e-2,
     };
+    assert_within(tolerance, what, got, want);
+}
+
+/// As [`assert_close`], with the part of the norm that is allowed.
+pub(crate) fn assert_within(tolerance: f64, what: &str, got: &[f32], want: &[f32]) {
     assert_eq!(got.len(), want.len(), "{what}");
     let norm =
         |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
@@ -59,6 +65,7 @@ pub(crate) fn planes<T: Copy + Default>(values: &[T], pixels: usize, channels: u
 
 /// A network with random parameters, in the device's order, and a data set whose batch `place` is next.
 pub(crate) struct Bench {
+    precision: Precision,
     pub(crate) network: GpuNetwork,
     pub(crate) data: Data,
     pub(crate) post: Post,
@@ -84,16 +91,19 @@ impl Bench {
         data.set_place(&stream, place, 200, 0).unwrap();
         let parameters = convoke_trainer::mnist::model::initial(3);
         network.parameters.write_floats(&stream, &parameters).unwrap();
-        Self { network, data, post, digits, order, parameters, noise }
+        Self { precision, network, data, post, digits, order, parameters, noise }
     }
 
-    pub(crate) fn write(&mut self, buffer: fn(&mut GpuNetwork) -> &mut Buffer, values: &[f32]) -> Vec<f32> {
+    pub(crate) fn write(&mut self, buffer: fn(&mut GpuNetwork) -> &mut Buffer, values: &[f32]) {
         let stream = self.network.gpu.stream.clone();
-        let buffer = buffer(&mut self.network);
-        buffer.write_floats(&stream, values).unwrap();
-        let mut read = buffer.read_floats(&stream).unwrap();
-        read.truncate(values.len());
-        read
+        buffer(&mut self.network).write_floats(&stream, values).unwrap();
+    }
+
+    /// Random operands, rounded as the kernel leaves them that makes them.
+    pub(crate) fn operands(&mut self, buffer: fn(&mut GpuNetwork) -> &mut Buffer, len: usize) -> Vec<f32> {
+        let values: Vec<_> = self.noise.floats(len).iter().map(|x| self.precision.round(*x)).collect();
+        self.write(buffer, &values);
+        values
     }
 
     pub(crate) fn read(&self, buffer: &Buffer, len: usize) -> Vec<f32> {

@@ -119,7 +119,11 @@ impl Nccl {
             Self { shared: Arc::new(shared), watchdog: None, timeout: options.timeout, description };
         // From here on Drop aborts what has begun.
         begun.map_err(failed)?;
-        nccl.ready(deadline).map_err(|e| failed(e.to_string()))?;
+        nccl.ready(deadline).map_err(|e| match e {
+            _ if Instant::now() >= deadline => ConnectError::Absent { after: options.connect_timeout },
+            CollectiveError::Nccl { reason } => failed(reason),
+            other => failed(other.to_string()),
+        })?;
         nccl.watch().map_err(|e| failed(e.to_string()))?;
         Ok(nccl)
     }
@@ -172,6 +176,7 @@ impl Nccl {
     }
 
     /// Waits until NCCL has done what it was asked for.
+    #[expect(clippy::disallowed_methods, reason = "NCCL has nothing to wait on, only something to ask")]
     fn ready(&self, deadline: Instant) -> Result<(), CollectiveError> {
         loop {
             match self.shared.poll() {

@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU32;
 
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr as _, result, sys};
 
-use super::{CudaError, Doing as _, Precision};
+use super::{CudaError, Doing as _};
+use crate::device::Precision;
 
 /// Numbers in the device's memory.
 #[derive(Debug)]
@@ -41,10 +42,37 @@ impl Buffer {
         Ok(bytes)
     }
 
+    /// Copies all of `from` to this many bytes behind its beginning, in the order of the stream.
+    pub fn copy_from(&mut self, stream: &CudaStream, offset: usize, from: &Self) -> Result<(), CudaError> {
+        let doing = "copying within the GPU";
+        let bytes = from.bytes.len();
+        assert!(offset + bytes <= self.bytes.len(), "{bytes} bytes at {offset} of {}", self.bytes.len());
+        stream.context().bind_to_thread().doing(doing)?;
+        let to = self.address + offset as u64;
+        // SAFETY: both places are that long. The caller's buffers outlive the stream's work, as everywhere:
+        // freeing waits for it.
+        unsafe { result::memcpy_dtod_async(to, from.address, bytes, stream.cu_stream()) }.doing(doing)
+    }
+
+    /// Copies everything to `words`, in the order of the stream: they are there once it has come so far.
+    pub fn read_into(&self, stream: &CudaStream, words: &HostWords) -> Result<(), CudaError> {
+        let doing = "copying from the GPU";
+        assert_eq!(self.bytes.len(), words.len * 4, "bytes");
+        stream.context().bind_to_thread().doing(doing)?;
+        let to = words.words.as_ptr().cast();
+        // SAFETY: both places are that long. Who reads the words waits for the stream, and they are atomics.
+        unsafe { sys::cuMemcpyDtoHAsync_v2(to, self.address, self.bytes.len(), stream.cu_stream()) }
+            .result()
+            .doing(doing)
+    }
+
     /// Writes numbers as this buffer keeps them: as floats, or rounded to bf16.
     pub fn write_floats(&mut self, stream: &Arc<CudaStream>, values: &[f32]) -> Result<(), CudaError> {
         let bytes: Vec<u8> = match self.element {
-            2 => values.iter().flat_map(|x| bf16(*x).to_le_bytes()).collect(),
+            2 => {
+                let high = |x: f32| (Precision::Bf16.round(x).to_bits() >> 16) as u16;
+                values.iter().flat_map(|x| high(*x).to_le_bytes()).collect()
+            }
             _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         };
         self.write(stream, &bytes)
@@ -63,12 +91,6 @@ impl Buffer {
             _ => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
         })
     }
-}
-
-/// To nearest, ties to even, as the device does.
-fn bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
 impl Precision {

@@ -3,25 +3,7 @@
 use cudarc::nvrtc::{CompileError, CompileOptions, Ptx, compile_ptx_with_opts};
 
 use super::CudaError;
-
-/// How the operands of products are kept; sums, parameters and the optimiser are always 32 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Precision {
-    /// About 22 of 24 bits: three TF32 products of split operands.
-    Fp32,
-    /// 10 bits of fraction.
-    #[default]
-    Tf32,
-    /// 7 bits of fraction; activations and their gradients are kept so as well.
-    Bf16,
-}
-
-impl Precision {
-    /// Bytes of an operand.
-    pub fn bytes(self) -> usize {
-        if self == Self::Bf16 { 2 } else { 4 }
-    }
-}
+use crate::device::Precision;
 
 const SOURCES: [(&str, &str); 7] = [
     ("shapes.cuh", include_str!("kernels/shapes.cuh")),

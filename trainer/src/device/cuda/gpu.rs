@@ -8,7 +8,8 @@ use cudarc::driver::sys::{
 use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaStream, result};
 
 use super::library::{self, DRIVER, NVRTC};
-use super::{CudaError, Doing as _, Precision, ptx};
+use super::{CudaError, Doing as _, ptx};
+use crate::device::Precision;
 
 /// A GPU with the two streams that a step uses.
 #[derive(Debug, Clone)]

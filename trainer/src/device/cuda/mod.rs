@@ -4,7 +4,7 @@
 //! by soname ([`library`]) and opened before anything else asks for them.
 //!
 //! **Kernels** (`kernels/`) are CUDA C++, compiled by NVRTC for the GPU at hand and one
-//! [`Precision`]. They are few and fat: at 64 samples a step is bound by latency, not by arithmetic,
+//! [`Precision`](super::Precision). They are few and fat: at 64 samples a step is bound by latency, not by arithmetic,
 //! so everything that can stay in a multiprocessor does, and pooling, bias and ReLU are part of the
 //! convolutions. A step is
 //!
@@ -27,7 +27,7 @@ mod gpu;
 pub mod library;
 
 pub use buffer::{Buffer, HostWords};
-pub use compile::{Precision, ptx};
+pub use compile::ptx;
 pub use gpu::{Gpu, Graph, Kernel, Kernels, Launch, Stopwatch};
 
 use cudarc::driver::DriverError;

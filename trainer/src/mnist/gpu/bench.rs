@@ -3,22 +3,28 @@
 use super::{Data, GpuTrainer, Ranks};
 use crate::device::cuda::{CudaError, Launch, Stopwatch};
 use crate::mnist::Digits;
-use crate::mnist::run::{Device as _, Moment, Stretch, TrainError, say};
+use crate::mnist::run::{Checkpoints, Device as _, Moment, Stretch, TrainError, say};
 
 /// Before anything is timed.
 const WARM_UP: u64 = 50;
 /// A kernel alone is timed over so many launches.
 const REPEATS: u32 = 200;
 
-/// Prints samples a second over `steps` steps, and what each kernel takes when it runs alone, again and
-/// again.
-pub fn bench(trainer: &mut GpuTrainer, digits: &Digits, steps: u64) -> Result<(), TrainError> {
+/// Prints samples a second over `steps` steps, with the checkpoints that are due in them, and what each
+/// kernel takes when it runs alone, again and again.
+pub fn bench(
+    trainer: &mut GpuTrainer,
+    digits: &Digits,
+    steps: u64,
+    checkpoints: Option<Checkpoints<'_>>,
+) -> Result<(), TrainError> {
     let batch = u64::from(trainer.progress.batch_per_rank);
     let sampler = trainer.sampler(digits.len());
     let order = sampler.epoch(0);
     let whole = order.len() as u64 / batch;
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let run = |trainer: &mut GpuTrainer, steps: u64| {
+    let mut saved = 0;
+    let mut run = |trainer: &mut GpuTrainer, steps: u64| {
         let mut left = steps;
         while left > 0 {
             if trainer.progress.batch == whole {
@@ -26,8 +32,11 @@ pub fn bench(trainer: &mut GpuTrainer, digits: &Digits, steps: u64) -> Result<()
             }
             let until = whole.min(trainer.progress.batch + left);
             left -= until - trainer.progress.batch;
-            let stretch = Stretch { digits, order: &order, until, stop: &stop };
-            trainer.advance(&stretch, &mut |_: Moment<'_>| Ok(()))?;
+            let stretch = Stretch { digits, order: &order, until, checkpoints, stop: &stop };
+            trainer.advance(&stretch, &mut |moment: Moment<'_>| {
+                saved += u64::from(matches!(moment, Moment::Saved(_)));
+                Ok(())
+            })?;
         }
         Ok::<_, TrainError>(())
     };
@@ -35,11 +44,13 @@ pub fn bench(trainer: &mut GpuTrainer, digits: &Digits, steps: u64) -> Result<()
     let began = std::time::Instant::now();
     run(trainer, steps)?;
     let micros = began.elapsed().as_secs_f64() * 1e6 / steps as f64;
+    let left_out = trainer.snapshots.left_out;
+    trainer.settle(&mut |_| Ok(()))?;
     let world = trainer.ranks.world_size();
     let rate = batch as f64 * f64::from(world) / micros * 1e6;
     if trainer.ranks.rank() == 0 {
         say(&format!(
-            "{{\"batch\":{batch},\"world\":{world},\"steps\":{steps},\"us_per_step\":{micros:.1},\"samples_per_s\":{rate:.0}}}"
+            "{{\"batch\":{batch},\"world\":{world},\"steps\":{steps},\"us_per_step\":{micros:.1},\"samples_per_s\":{rate:.0},\"saved\":{saved},\"left_out\":{left_out}}}"
         ));
     }
     if matches!(trainer.ranks, Ranks::Alone) {

@@ -10,7 +10,8 @@
 //! to stop) while the convolutions' backward pass runs, then the convolutions'.
 //!
 //! **The host** queues steps up to [`AHEAD`] of those done, and reads the losses as they are posted. It
-//! waits for the device only where [`Device::advance`] ends: at a checkpoint or an epoch's end.
+//! waits for the device only where [`Device::advance`] ends: at an epoch's end. Checkpoints are written
+//! behind the steps ([`snapshot`]).
 //!
 //! **A stop** is agreed upon as on the CPU: the wishes are summed with the gradient, so all ranks see
 //! them in the same step. That step is done as any other; those already queued behind it change nothing
@@ -23,6 +24,7 @@
 mod bench;
 mod network;
 mod order;
+mod snapshot;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -30,14 +32,18 @@ use std::time::{Duration, Instant};
 
 pub use self::bench::bench;
 pub use self::network::{Data, GpuNetwork, Post};
+use self::snapshot::Snapshots;
 use super::idx::Digits;
-use super::model::{PARAMETERS, initial};
+use super::model::{PARAMETERS, initial, views};
+use super::network::{CLASSES, HIDDEN};
 use super::progress::Progress;
-use super::run::{Device, Moment, Stretch, TrainError};
+use super::run::{Device, Moment, Stretch, Tell, TrainError};
 use super::state::State;
 use crate::Sampler;
 use crate::collective::nccl::Nccl;
-use crate::device::cuda::{CudaError, Gpu, Graph, HostWords, Launch, Precision};
+use crate::device::Precision;
+use crate::device::cpu::linear_forward;
+use crate::device::cuda::{CudaError, Gpu, Graph, HostWords, Launch};
 
 /// Steps queued beyond those done: milliseconds of work, and below what makes the driver wait.
 const AHEAD: u64 = 256;
@@ -51,6 +57,7 @@ pub struct GpuTrainer {
     ranks: Ranks,
     data: Option<Data>,
     post: Post,
+    snapshots: Snapshots,
     network: GpuNetwork,
     progress: Progress,
     timeout: Duration,
@@ -85,13 +92,15 @@ impl GpuTrainer {
         let words = |len| HostWords::zeros(&gpu.context, len);
         let post = Post { stop: words(1)?, posted: words(2)?, losses: words(1)? };
         let zeros = vec![0.0; PARAMETERS];
+        let network = GpuNetwork::new(gpu, precision, batch)?;
         let mut trainer = Self {
             graph: None,
             progress: Progress::start(seed, ranks.world_size(), batch),
             ranks,
             data: None,
             post,
-            network: GpuNetwork::new(gpu, precision, batch)?,
+            snapshots: Snapshots::new(&network)?,
+            network,
             timeout,
         };
         trainer.set_state(&State { parameters: initial(seed), first: zeros.clone(), second: zeros })?;
@@ -182,11 +191,7 @@ impl GpuTrainer {
     }
 
     /// Counts the batches that the device has posted since, and tells of them. True if it stopped.
-    fn follow(
-        &mut self,
-        samples: usize,
-        tell: &mut dyn FnMut(Moment<'_>) -> Result<(), TrainError>,
-    ) -> Result<bool, TrainError> {
+    fn follow(&mut self, samples: usize, tell: Tell<'_>) -> Result<bool, TrainError> {
         let done = u64::from(self.post.posted[1].load(Ordering::Acquire));
         let at = &mut self.progress;
         while at.batch < done {
@@ -199,9 +204,52 @@ impl GpuTrainer {
             at.batch += 1;
             at.samples_seen += size as u64 * u64::from(at.world_size);
             at.epoch_loss += loss;
+            self.snapshots.stepped(at);
             tell(Moment::After(at, loss))?;
         }
+        if let Some(step) = self.snapshots.written()? {
+            tell(Moment::Saved(step))?;
+        }
         Ok(self.post.posted[0].load(Ordering::Acquire) != 0)
+    }
+
+    /// The forward pass over all of `digits`; `each` may look at what the network holds after a batch.
+    fn forward(
+        &self,
+        digits: &Digits,
+        mut each: impl FnMut(&GpuNetwork) -> Result<(), CudaError>,
+    ) -> Result<(), CudaError> {
+        let (network, batch) = (&self.network, self.progress.batch_per_rank);
+        let stream = &network.gpu.stream;
+        let mut data = Data::upload(stream, digits)?;
+        let everything: Vec<u32> = (0..).take(digits.len()).collect();
+        data.set_order(stream, &everything)?;
+        let samples = everything.len() as u32;
+        for place in 0..samples.div_ceil(batch) {
+            data.set_place(stream, place, samples, 0)?;
+            for launch in network.forward(&data, true) {
+                // SAFETY: the arguments are made for these kernels; all buffers outlive the wait below.
+                unsafe { launch.queue(stream) }?;
+            }
+            each(network)?;
+        }
+        network.gpu.wait()
+    }
+
+    /// What the model says of each digit, before the softmax. The last layer is done on the CPU, in 32
+    /// bits as the GPU has it: there nothing but the loss and its gradient leaves the kernel.
+    pub fn logits(&self, digits: &Digits) -> Result<Vec<f32>, CudaError> {
+        let mut hidden = Vec::new();
+        self.forward(digits, |network| {
+            let rows = network.hidden.read_floats(&network.gpu.stream)?;
+            hidden.extend_from_slice(&rows[..self.progress.batch_per_rank as usize * HIDDEN]);
+            Ok(())
+        })?;
+        let state = self.state()?;
+        let [.., weight, bias] = views(&state.parameters);
+        let mut logits = vec![0.0; digits.len() * CLASSES];
+        linear_forward(digits.len(), &hidden[..digits.len() * HIDDEN], weight, bias, &mut logits);
+        Ok(logits)
     }
 
     /// Signs of life to the watchdog, and its verdict.
@@ -221,19 +269,19 @@ impl GpuTrainer {
         }
     }
 
-    fn run(
-        &mut self,
-        stretch: &Stretch<'_>,
-        tell: &mut dyn FnMut(Moment<'_>) -> Result<(), TrainError>,
-    ) -> Result<bool, TrainError> {
+    fn run(&mut self, stretch: &Stretch<'_>, tell: Tell<'_>) -> Result<bool, TrainError> {
         let mut queued = self.progress.batch;
         let mut alive = Instant::now();
         self.watch(&mut alive, true)?;
         loop {
             while queued < stretch.until && queued < self.progress.batch + AHEAD {
-                tell(Moment::Before(self.progress.step + 1 + queued - self.progress.batch))?;
+                let step = self.progress.step + 1 + queued - self.progress.batch;
+                tell(Moment::Before(step))?;
                 self.graph.as_ref().expect("a run follows begin").launch()?;
                 queued += 1;
+                if let Some(directory) = stretch.due(step, queued) {
+                    self.snapshots.take(&self.network, step, directory)?;
+                }
             }
             self.post.stop[0].store(stretch.stop.load(Ordering::Relaxed).into(), Ordering::Relaxed);
             let before = self.progress.batch;
@@ -246,10 +294,15 @@ impl GpuTrainer {
             if !moved {
                 // Not done and nothing posted: a fault would be known by now.
                 self.network.gpu.check()?;
-                std::thread::sleep(LOOK);
+                look_again();
             }
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "losses appear in memory: nothing wakes who waits for one")]
+fn look_again() {
+    std::thread::sleep(LOOK);
 }
 
 impl Device for GpuTrainer {
@@ -262,11 +315,7 @@ impl Device for GpuTrainer {
         Sampler::new(len, self.ranks.world_size(), self.ranks.rank(), self.progress.seed)
     }
 
-    fn advance(
-        &mut self,
-        stretch: &Stretch<'_>,
-        tell: &mut dyn FnMut(Moment<'_>) -> Result<(), TrainError>,
-    ) -> Result<bool, TrainError> {
+    fn advance(&mut self, stretch: &Stretch<'_>, tell: Tell<'_>) -> Result<bool, TrainError> {
         self.begin(stretch)?;
         let stopped = self.run(stretch, tell)?;
         // What is queued behind a stop still runs, and changes nothing.
@@ -277,20 +326,24 @@ impl Device for GpuTrainer {
         Ok(stopped)
     }
 
+    fn checkpoint(&mut self, directory: &Path, _tell: Tell<'_>) -> Result<(), TrainError> {
+        self.snapshots.take(&self.network, self.progress.step, directory)?;
+        self.snapshots.stepped(&self.progress);
+        Ok(())
+    }
+
+    fn settle(&mut self, tell: Tell<'_>) -> Result<(), TrainError> {
+        let left_out = std::mem::take(&mut self.snapshots.left_out);
+        if left_out > 0 {
+            tracing::info!(left_out, "checkpoints that were due while another was being written");
+        }
+        self.snapshots.settle()?.map_or(Ok(()), |step| tell(Moment::Saved(step)))
+    }
+
     fn correct(&mut self, digits: &Digits) -> Result<usize, TrainError> {
         let stream = self.network.gpu.stream.clone();
-        let mut data = Data::upload(&stream, digits)?;
-        let everything: Vec<u32> = (0..).take(digits.len()).collect();
-        data.set_order(&stream, &everything)?;
         self.network.correct.write(&stream, &[0; 4])?;
-        let samples = everything.len() as u32;
-        for batch in 0..samples.div_ceil(self.progress.batch_per_rank) {
-            data.set_place(&stream, batch, samples, 0)?;
-            for launch in self.network.forward(&data, true) {
-                // SAFETY: the arguments are made for these kernels; all buffers outlive the read below.
-                unsafe { launch.queue(&stream) }?;
-            }
-        }
+        self.forward(digits, |_| Ok(()))?;
         let correct = self.network.correct.read(&stream)?;
         Ok(correct.try_into().map_or(0, u32::from_le_bytes) as usize)
     }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 
-use crate::device::cuda::{Buffer, CudaError, Gpu, HostWords, Kernels, Launch, Precision};
+use crate::device::Precision;
+use crate::device::cuda::{Buffer, CudaError, Gpu, HostWords, Kernels, Launch};
 use crate::mnist::Digits;
 use crate::mnist::model::PARAMETERS;
 use crate::mnist::network::{CLASSES, HIDDEN, POOLED1, POOLED2};

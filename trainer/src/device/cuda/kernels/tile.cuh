@@ -48,19 +48,21 @@ inline Four get4(const u16* from) {
     return {{__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u),
              __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u)}};
 }
-// `to` is aligned to 8 bytes only: rows in shared memory are padded.
-inline void put2(float* to, float a, float b) {
+// What is kept is rounded: the tensor cores would cut off what TF32 has no bits for, always towards zero.
+inline float kept(float x) {
 #if PRECISION == TF32
-    a = __uint_as_float(round_tf32(a)), b = __uint_as_float(round_tf32(b));
+    x = __uint_as_float(round_tf32(x));
 #endif
-    *(float2*)to = make_float2(a, b);
+    return x;
 }
+// `to` is aligned to 8 bytes only: rows in shared memory are padded.
+inline void put2(float* to, float a, float b) { *(float2*)to = make_float2(kept(a), kept(b)); }
 inline void put2(u16* to, float a, float b) { *(u32*)to = pack_bf16(a, b); }
 inline void put4(float* to, const Four& v) { put2(to, v.x[0], v.x[1]), put2(to + 2, v.x[2], v.x[3]); }
 inline void put4(u16* to, const Four& v) {
     *(uint2*)to = make_uint2(pack_bf16(v.x[0], v.x[1]), pack_bf16(v.x[2], v.x[3]));
 }
-inline void put(float* to, float a) { *to = a; }
+inline void put(float* to, float a) { *to = kept(a); }
 inline void put(u16* to, float a) { *to = (u16)pack_bf16(a, 0.0f); }
 
 // The block copies `rows` rows of COLUMNS numbers into shared memory as operands.
