@@ -61,13 +61,8 @@ impl Failure {
 
     /// With the line of the job file to change, if the job came from `project`.
     pub(crate) fn located(mut self, project: &Project) -> Self {
-        for failure in
-            std::iter::once(&mut self.cause).chain(self.others.iter_mut().map(|other| &mut other.cause))
-        {
-            if let Some(cause) = failure {
-                cause.locate(project);
-            }
-        }
+        let others = self.others.iter_mut().filter_map(|other| other.cause.as_mut());
+        self.cause.iter_mut().chain(others).for_each(|cause| cause.locate(project));
         self
     }
 
