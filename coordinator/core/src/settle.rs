@@ -207,7 +207,7 @@ impl Draft<'_> {
                 let message = format!("node {node} {how} when {}", found.message);
                 blame::infrastructure(&self.clock(), Some(node), message)
             }
-            _ => found,
+            _ => blame::finally(job, found),
         }
     }
 
@@ -230,6 +230,7 @@ impl Draft<'_> {
             FailureClass::Application => (run.restarts_application, application, "application"),
         };
         let message = failure.message.clone();
+        let generations = run.generation.0;
         let is_application = failure.class == FailureClass::Application;
         self.edit(id, |run| {
             run.last_failure = Some(FailedGeneration { generation: run.generation, failure });
@@ -238,7 +239,7 @@ impl Draft<'_> {
             let spent = match charged {
                 0 => format!("no restart for {class} causes is allowed (see restart_policy)"),
                 n => format!(
-                    "{n} {} for {class} causes are used up",
+                    "{n} {} for {class} causes are used up after {generations} generations",
                     crate::place::plural(n as usize, "restart")
                 ),
             };
@@ -260,11 +261,30 @@ impl Draft<'_> {
         /// The first pause; it doubles up to half a minute.
         const PAUSE_MS: u64 = 500;
         let refusals = self.job(id).run.refusals;
+        if self.job(id).run.started.is_none() && blame::is_registry_away(&failure) {
+            return self.pull_again(id, failure, avoid);
+        }
         if refusals >= FREE_PLACEMENTS {
             return self.charge(id, failure, avoid);
         }
         self.edit(id, |run| run.refusals += 1);
         self.requeue(id, PAUSE_MS << refusals.min(6), &failure.message, avoid);
+    }
+
+    /// A registry that has never answered is more likely misspelt than away: a few tries, charged to no budget.
+    fn pull_again(&mut self, id: &JobId, failure: Failure, avoid: Vec<NodeId>) {
+        /// Half a minute in all.
+        const PAUSES_MS: [u64; 3] = [1_000, 5_000, 25_000];
+        let refusals = self.job(id).run.refusals;
+        let Some(pause) = PAUSES_MS.get(refusals as usize) else {
+            let reason = format!("{}; tried {} times", failure.message, refusals + 1);
+            self.edit(id, |run| {
+                run.last_failure = Some(FailedGeneration { generation: run.generation, failure });
+            });
+            return self.fail(id, reason);
+        };
+        self.edit(id, |run| run.refusals += 1);
+        self.requeue(id, *pause, &failure.message, avoid);
     }
 
     fn requeue(&mut self, id: &JobId, delay_ms: u64, reason: &str, avoid: Vec<NodeId>) {

@@ -8,7 +8,7 @@ use super::attach::Prefix;
 use super::failure::Failure;
 use super::follow::{Follow, LogLines};
 use super::json::json;
-use super::{inspect, output, text};
+use super::{cause, inspect, output, text};
 
 /// Show what a job printed
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub(crate) struct Logs {
     #[arg(short, long)]
     follow: bool,
 
-    /// Only this rank; may be given several times
+    /// Only the task that runs this rank; may be given several times
     #[arg(long, value_name = "RANK")]
     rank: Vec<u32>,
 
@@ -44,9 +44,10 @@ impl Logs {
         let link = context.link().await?;
         let job = inspect::get(&link, &self.job).await?;
         self.note_strangers(&job);
+        let ranks = self.rank.iter().map(|rank| cause::task_of(&job, *rank).unwrap_or(*rank)).collect();
         let request = v1::StreamLogsRequest {
             job: job.id.clone(),
-            ranks: self.rank,
+            ranks,
             since_unix_ms: self.since,
             tail: self.tail,
             follow: self.follow,
