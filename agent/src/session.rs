@@ -8,6 +8,7 @@
 mod stream;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use convoke_model::{NodeInfo, ObservedState, TaskPhase};
@@ -18,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::conditions::Conditions;
 use crate::ledger::Identity;
+use crate::link::Link;
 use crate::reconciler::Incoming;
 use crate::tunnel::Tunnels;
 
@@ -37,6 +39,8 @@ pub struct Session {
     /// To the reconciler. It is never long in taking one.
     pub inbox: mpsc::Sender<Incoming>,
     pub tunnels: Tunnels,
+    /// Told whether the coordinator is there.
+    pub link: Arc<Link>,
     /// What was logged of the failures since the last connection: an outage of an hour is one line,
     /// not thousands.
     pub said: String,
@@ -77,8 +81,10 @@ impl Session {
     /// Runs until `shutdown` begins, or until the coordinator refuses this agent for good.
     pub async fn run(mut self, mut shutdown: Shutdown) -> Result<(), Fatal> {
         let mut backoff = Backoff::default();
+        self.link.set_there(false);
         while !shutdown.has_begun() {
             let lost = self.connection(&mut shutdown, &mut backoff).await;
+            self.link.set_there(false);
             if matches!(lost, Lost::Ending) {
                 break;
             }

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use convoke_tests::{ClusterOptions, LocalCluster};
+use convoke_tests::{ClusterOptions, LocalCluster, eventually};
+
+use super::scene::{JOB, Scene};
 
 /// A small file system in memory, unmounted when dropped.
 struct Disk(tempfile::TempDir);
@@ -73,4 +75,40 @@ pub(crate) async fn a_coordinator_whose_disk_is_full_takes_nothing_and_works_onc
     up().await.expect_code(0);
     assert_eq!(cluster.all_jobs().await.len(), 1);
     cluster.finish().await;
+}
+
+pub(crate) async fn files_that_a_full_coordinator_does_not_take_stay_on_their_node_until_it_does() {
+    const SIZE: u64 = 64 << 20;
+    let disk = Disk::of("32m");
+    let scene = Scene::start_with(ClusterOptions {
+        data_dir: Some(disk.path().join("data")),
+        agent_args: vec!["--files-patience=500ms".to_owned()],
+        ..ClusterOptions::containers(&[1])
+    })
+    .await;
+    for text in ["disk is full", "DISK_FULL", "not with the coordinator yet"] {
+        scene.cluster.announce("coordinator", text);
+        scene.cluster.announce("node-0", text);
+    }
+    let keys = "volumes: [\"./out:/out\"]";
+    scene.script(&format!("head -c {SIZE} /dev/urandom > /out/big; echo small > /out/small"), keys);
+    std::fs::create_dir(scene.project.join("out")).expect("it is writable");
+
+    let up = scene.convoke(&["up", "--wait-for-files=1s"]).run().await.expect_code(1);
+    assert_eq!(scene.read("out/small").as_deref(), Some("small\n"));
+    assert!(up.stderr.contains("succeeded"), "{}", up.stderr);
+    assert!(up.stderr.contains("convoke pull story-job"), "{}", up.stderr);
+    let place = up.stderr.split(" on node node-0 in ").nth(1).and_then(|rest| rest.split(',').next());
+    let place = Path::new(place.unwrap_or_else(|| panic!("{}", up.stderr))).to_owned();
+    let kept = || std::fs::metadata(place.join("0/upper/big")).map(|found| found.len()).ok();
+    assert_eq!(kept(), Some(SIZE), "{}", place.display());
+    let inspect = scene.convoke(&["inspect", JOB]).run().await.expect_code(0);
+    assert!(inspect.stdout.contains("ReturningFiles"), "{}", inspect.stdout);
+
+    disk.grow("512m");
+    scene.convoke(&["pull", "--follow", JOB]).run().await.expect_code(0);
+    let came = std::fs::metadata(scene.project.join("out/big")).expect("it came back");
+    assert_eq!(came.len(), SIZE);
+    eventually("what was kept goes", async || kept().is_none().then_some(())).await;
+    scene.cluster.finish().await;
 }
