@@ -176,10 +176,11 @@ impl Draft<'_> {
             Then::Recover { failure, .. } => Some(self.root_cause(self.job(id), failure, &draining.given_up)),
             _ => None,
         };
-        // What was stopped when only its files were still on their way has succeeded.
+        // What was stopped when only its files were still on their way has succeeded, unless it would start over.
         let job = self.job(id);
         let mut members = self.members(job).into_iter();
-        let has_done_its_work = members.all(|m| m.has_done_its_work(m.placement.task_count(&job.spec)));
+        let has_done_its_work = !job.spec.restart.after_success
+            && members.all(|m| m.has_done_its_work(m.placement.task_count(&job.spec)));
         self.end_generation(id, Some(&draining));
         match draining.then {
             Then::Recover { failure, avoid } => self.recover(id, cause.unwrap_or(failure), avoid),
