@@ -119,6 +119,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         inbox,
         tunnels: Tunnels::new(host.clone()),
         sight: Sight::default(),
+        link: host.link.clone(),
         said: String::new(),
     };
     let reconciling = tokio::spawn(reconciler.run(desired, shutdown.clone()));
@@ -142,6 +143,8 @@ fn files(
         overlays: true,
         cache_limit: options.file_cache_size.map(|size| size.as_u64()),
         return_limit: options.return_limit.map(|size| size.as_u64()),
+        keep: Some(options.keep_files),
+        patience: Some(options.files_patience),
     };
     let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), config);
     Ok(Arc::new(files.map_err(AgentError::Files)?))

@@ -62,6 +62,14 @@ pub struct AgentOptions {
     #[arg(long, env = "CONVOKE_RETURN_LIMIT", value_name = "BYTES")]
     pub return_limit: Option<ByteSize>,
 
+    /// How long a job's last files stay here that cannot be sent back: they are tried all the time, and deleted then
+    #[arg(long, env = "CONVOKE_KEEP_FILES", value_name = "DURATION", default_value = "7d", value_parser = humantime::parse_duration)]
+    pub keep_files: Duration,
+
+    /// How long an ended replica waits for its last files and checkpoints while the coordinator takes none
+    #[arg(long, hide = true, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub files_patience: Duration,
+
     /// How long the ranks of a gang may take to meet before their job is warned
     #[arg(long, hide = true, value_name = "DURATION", default_value = "2m", value_parser = humantime::parse_duration)]
     pub meeting_patience: Duration,

@@ -7,6 +7,7 @@
 
 mod execute;
 mod explain;
+mod kept;
 mod recover;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ use crate::work::{Prepared, Refusal, about};
 pub use recover::RecoverError;
 
 use explain::{Explained, Explaining};
+use kept::Keeping;
 
 /// Some steps are due by time alone, such as repeating a stop: how often the plan is made anew.
 const TICK: Duration = Duration::from_secs(1);
@@ -59,7 +61,10 @@ enum Done {
     Cancelled,
     StopRequested,
     Finished,
-    Removed,
+    Removed {
+        /// Something that it owes stays.
+        kept: bool,
+    },
 }
 
 /// A replica and all that belongs to it.
@@ -91,6 +96,7 @@ pub struct Reconciler {
     /// At most one for each replica.
     workers: JoinSet<(ReplicaKey, Done)>,
     explaining: Explaining,
+    kept: Keeping,
     observed: watch::Sender<ObservedState>,
 }
 
@@ -124,6 +130,7 @@ impl Reconciler {
                     Err(failure) => error!("an explanation failed, this is a bug in convoke-agent: {failure}"),
                 },
                 Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
+                Some(joined) = self.kept.next() => self.kept.ended(&self.host, joined),
                 _ = statuses.changed() => {}
                 _ = conditions.changed() => {}
                 _ = warnings.changed() => {}
@@ -236,7 +243,12 @@ impl Reconciler {
     fn publish(&self) {
         let observed = ObservedState {
             applied: self.stamp.as_ref().map(|s| (s.epoch, s.revision)),
-            replicas: self.slots.iter().map(|(key, slot)| self.observe(key, slot)).collect(),
+            replicas: self
+                .slots
+                .iter()
+                .map(|(key, slot)| self.observe(key, slot))
+                .chain(self.observe_kept())
+                .collect(),
             conditions: self.host.conditions.list(),
         };
         self.observed.send_if_modified(|last| {

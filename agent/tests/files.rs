@@ -14,7 +14,8 @@ use convoke_model::{Artifact, FileGrant, Generation, NodeId, NodeRank, Timestamp
 use convoke_tree::{Entry, Kind, Manifest};
 use support::{Coordinator, Node, bind, container, digest_of, names, tree, until};
 
-const COPIES: FilesConfig = FilesConfig { overlays: false, cache_limit: None, return_limit: None };
+const COPIES: FilesConfig =
+    FilesConfig { overlays: false, cache_limit: None, return_limit: None, keep: None, patience: None };
 
 /// A coordinator, a state directory, and a node that makes copies.
 async fn node() -> (Coordinator, tempfile::TempDir, Node) {

@@ -7,6 +7,7 @@ use convoke_model::{Digest, ShardFile, Step};
 use sha2::{Digest as _, Sha256};
 
 use crate::beneath::Beneath;
+use crate::files::collect::Motion;
 
 /// Files of one shard: their names and hashes go in one message of at most 4 MiB.
 const MAX_FILES: usize = 10_000;
@@ -56,7 +57,7 @@ pub(super) fn step_name(step: Step) -> String {
 }
 
 /// Reads and hashes every file. Blocking, for as long as the disk takes.
-pub(super) fn files(directory: &Beneath) -> Result<Vec<ShardFile>, BadShard> {
+pub(super) fn files(directory: &Beneath, motion: &Motion) -> Result<Vec<ShardFile>, BadShard> {
     if !directory.metadata().map_err(|e| failed(directory, e))?.is_dir() {
         return Err(BadShard::Odd(directory.clone()));
     }
@@ -66,7 +67,12 @@ pub(super) fn files(directory: &Beneath) -> Result<Vec<ShardFile>, BadShard> {
         return Err(BadShard::Empty);
     }
     paths.sort_unstable();
-    paths.into_iter().map(|path| describe(directory, path)).collect()
+    let mut total = 0;
+    let mut read = |bytes| {
+        total += bytes;
+        motion.read(total);
+    };
+    paths.into_iter().map(|path| describe(directory, path, &mut read)).collect()
 }
 
 /// Adds the files below `prefix`, by their paths in `directory`.
@@ -96,14 +102,14 @@ fn walk(directory: &Beneath, prefix: &str, depth: usize, paths: &mut Vec<String>
     Ok(())
 }
 
-fn describe(directory: &Beneath, path: String) -> Result<ShardFile, BadShard> {
+fn describe(directory: &Beneath, path: String, read: impl FnMut(u64)) -> Result<ShardFile, BadShard> {
     let file = directory.join(&path);
-    let (size, digest) = hash(&file).map_err(|e| failed(&file, e))?;
+    let (size, digest) = hash(&file, read).map_err(|e| failed(&file, e))?;
     Ok(ShardFile { path, size, digest })
 }
 
-/// Size and SHA-256 of a file.
-fn hash(path: &Beneath) -> io::Result<(u64, Digest)> {
+/// Size and SHA-256 of a file; `read` is told how many bytes were read since.
+fn hash(path: &Beneath, mut read: impl FnMut(u64)) -> io::Result<(u64, Digest)> {
     let (mut file, mut hasher) = (path.open()?, Sha256::new());
     let (mut buffer, mut size) = (vec![0; BUFFER], 0);
     loop {
@@ -113,6 +119,7 @@ fn hash(path: &Beneath) -> io::Result<(u64, Digest)> {
         }
         hasher.update(&buffer[..n]);
         size += n as u64;
+        read(n as u64);
     }
 }
 
@@ -145,7 +152,7 @@ mod tests {
         fs::create_dir(directory.path().join("b")).unwrap();
         fs::write(directory.path().join("b/c"), "abc").unwrap();
         fs::write(directory.path().join("a"), "").unwrap();
-        let files = files(&beneath(&directory)).unwrap();
+        let files = files(&beneath(&directory), &Motion::default()).unwrap();
         let names: Vec<_> = files.iter().map(|f| (f.path.as_str(), f.size)).collect();
         assert_eq!(names, [("a", 0), ("b/c", 3)]);
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -158,14 +165,14 @@ mod tests {
         fs::write(directory.path().join("a"), "x").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", directory.path().join("b")).unwrap();
         assert!(
-            matches!(files(&beneath(&directory)), Err(BadShard::Odd(path)) if path.path().ends_with("b"))
+            matches!(files(&beneath(&directory), &Motion::default()), Err(BadShard::Odd(path)) if path.path().ends_with("b"))
         );
     }
 
     #[test]
     fn an_empty_directory_is_no_checkpoint() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(matches!(files(&beneath(&directory)), Err(BadShard::Empty)));
+        assert!(matches!(files(&beneath(&directory), &Motion::default()), Err(BadShard::Empty)));
     }
 
     #[test]
@@ -177,8 +184,8 @@ mod tests {
         std::os::unix::fs::symlink("../host", directory.path().join("mount/ckpt")).unwrap();
         let checkpoints = Beneath::new(directory.path().join("mount")).join("ckpt");
         assert!(steps(&checkpoints).is_err());
-        assert!(matches!(files(&checkpoints.join("step-1")), Err(BadShard::Io { .. })));
+        assert!(matches!(files(&checkpoints.join("step-1"), &Motion::default()), Err(BadShard::Io { .. })));
         let file = checkpoints.join("step-1/shadow");
-        assert!(hash(&file).is_err());
+        assert!(hash(&file, |_| ()).is_err());
     }
 }

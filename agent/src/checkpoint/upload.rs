@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::beneath::Beneath;
+use crate::files::collect::Motion;
 use crate::host::Host;
 
 /// Bytes in one message: half of what is allowed.
@@ -41,6 +42,7 @@ pub(super) async fn upload(
     reference: &CheckpointRef,
     shard: Shard,
     directory: &Beneath,
+    motion: Motion,
 ) -> Result<bool, UploadError> {
     let interrupted = |e: &dyn ToString| UploadError::Interrupted(e.to_string());
     let mut client = host.link.bulk().await.map_err(|e| interrupted(&e))?;
@@ -50,7 +52,7 @@ pub(super) async fn upload(
         v1::CheckpointHeader { reference: Some(reference.clone().into()), shard: Some(shard.into()) };
     let part = v1::upload_checkpoint_request::Part::Header(header);
     tx.try_send(v1::UploadCheckpointRequest { part: Some(part) }).map_err(|e| interrupted(&e))?;
-    let feeding = tokio::task::spawn_blocking(move || feed(&files, &tx));
+    let feeding = tokio::task::spawn_blocking(move || feed(&files, &tx, &motion));
     let mut call = std::pin::pin!(client.upload_checkpoint(ReceiverStream::new(rx)));
     // The call may end first, with a refusal; else the feed ends first, with the last byte.
     let answer = tokio::select! {
@@ -66,7 +68,12 @@ pub(super) async fn upload(
 }
 
 /// Reads the files into the call. Blocking.
-fn feed(files: &[(Beneath, u64)], tx: &mpsc::Sender<v1::UploadCheckpointRequest>) -> Result<(), String> {
+fn feed(
+    files: &[(Beneath, u64)],
+    tx: &mpsc::Sender<v1::UploadCheckpointRequest>,
+    motion: &Motion,
+) -> Result<(), String> {
+    let mut sent = 0;
     let runtime = tokio::runtime::Handle::current();
     for (path, size) in files {
         let failed = |e: &dyn ToString| format!("{path}: {}", e.to_string());
@@ -78,9 +85,11 @@ fn feed(files: &[(Beneath, u64)], tx: &mpsc::Sender<v1::UploadCheckpointRequest>
             if chunk.is_empty() {
                 break;
             }
+            sent += chunk.len() as u64;
             let part = v1::upload_checkpoint_request::Part::Data(Bytes::from(chunk));
             let sending = tx.send_timeout(v1::UploadCheckpointRequest { part: Some(part) }, STALL);
             runtime.block_on(sending).map_err(|_| "the network took no bytes".to_owned())?;
+            motion.sent(sent);
         }
     }
     Ok(())

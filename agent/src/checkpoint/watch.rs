@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cap_std::fs::MetadataExt as _;
-use convoke_model::{CheckpointRef, Shard, Step};
+use convoke_model::{CheckpointRef, Condition, Shard, Step};
 use convoke_transport::Backoff;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
@@ -19,9 +19,12 @@ use super::shard::{self, step_name};
 use super::upload::{UploadError, upload};
 use crate::beneath::Beneath;
 use crate::blocking::blocking;
+use crate::files::collect::Motion;
+use crate::files::owed::Owed;
 use crate::host::Host;
 use crate::ledger;
 use crate::runtime::TaskKey;
+use crate::work::about;
 
 /// How often the directory is looked at. A rename makes a step visible whole, so nothing is missed
 /// between looks.
@@ -57,6 +60,10 @@ pub struct Watch {
     look: Arc<Notify>,
     ended: Arc<watch::Sender<bool>>,
     progress: watch::Receiver<Progress>,
+    /// Whether what is to be stored moves.
+    pub(crate) motion: Motion,
+    /// Where the task leaves them.
+    pub(crate) directory: Beneath,
 }
 
 /// The watch itself.
@@ -70,6 +77,7 @@ pub struct Watcher {
     look: Arc<Notify>,
     ended: watch::Receiver<bool>,
     progress: watch::Sender<Progress>,
+    motion: Motion,
 }
 
 impl Watch {
@@ -116,9 +124,15 @@ impl Watcher {
             }
         };
         let progress = watch::Sender::new(Progress { settled, drained: false });
-        let handle =
-            Watch { look: look.clone(), progress: progress.subscribe(), ended: Arc::new(ended.clone()) };
-        let watcher = Self { host, task, directory, keep, look, ended: ended.subscribe(), progress };
+        let motion = Motion::default();
+        let handle = Watch {
+            look: look.clone(),
+            progress: progress.subscribe(),
+            ended: Arc::new(ended.clone()),
+            motion: motion.clone(),
+            directory: directory.clone(),
+        };
+        let watcher = Self { host, task, directory, keep, look, ended: ended.subscribe(), progress, motion };
         watcher.write();
         (handle, watcher)
     }
@@ -133,6 +147,7 @@ impl Watcher {
                 self.settle(step, outcome).await;
             }
             if ended {
+                self.paid();
                 self.progress.send_modify(|p| p.drained = true);
                 return;
             }
@@ -141,6 +156,18 @@ impl Watcher {
                 () = self.look.notified() => {}
                 _ = self.ended.changed() => {}
             }
+        }
+    }
+
+    /// Nothing of the task is owed any more.
+    fn paid(&self) {
+        let replica = &self.task.replica;
+        let owed = Owed::Checkpoint(self.task.rank);
+        if owed.is_marked(&self.host.home.replica_dir(replica)) {
+            if let Err(error) = owed.clear(&self.host.home.replica_dir(replica)) {
+                warn!(task = %self.task, "that its checkpoints are stored cannot be noted: {error}");
+            }
+            self.host.warnings.clear(Condition::CHECKPOINT_NOT_STORED, &about(replica));
         }
     }
 
@@ -199,17 +226,19 @@ impl Watcher {
 
     async fn try_store(&self, step: Step) -> Result<bool, UploadError> {
         let directory = self.directory.join(step_name(step));
-        let hashed = directory.clone();
-        let files = tokio::task::spawn_blocking(move || shard::files(&hashed))
+        let (hashed, motion) = (directory.clone(), self.motion.clone());
+        let files = tokio::task::spawn_blocking(move || shard::files(&hashed, &motion))
             .await
             .map_err(|e| UploadError::Interrupted(e.to_string()))?
             .map_err(|e| UploadError::Refused(e.to_string()))?;
         let replica = &self.task.replica;
         let reference = CheckpointRef { job: replica.job.clone(), generation: replica.generation, step };
-        upload(&self.host, &reference, Shard { rank: self.task.rank, files }, &directory).await
+        let shard = Shard { rank: self.task.rank, files };
+        upload(&self.host, &reference, shard, &directory, self.motion.clone()).await
     }
 
     async fn settle(&self, step: Step, outcome: Outcome) {
+        self.motion.arrived();
         self.progress.send_modify(|p| {
             p.settled.insert(step, outcome);
         });

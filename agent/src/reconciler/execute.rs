@@ -10,6 +10,7 @@ use tracing::{error, info};
 use super::{Done, Reconciler, Slot, ledger_failed};
 use crate::clock::now;
 use crate::files::collect::Collector;
+use crate::files::owed::Owed;
 use crate::host::Host;
 use crate::ledger;
 use crate::peers::watch_meeting;
@@ -119,12 +120,10 @@ impl Reconciler {
         slot.abandon(&self.host);
         slot.replica.stage = Stage::Removing;
         let services = std::mem::take(&mut slot.services).into_values().collect();
-        slot.collector = None;
         let (host, tasks) = (self.host.clone(), slot.tasks());
         let worker_key = key.clone();
         self.spawn(key, async move {
-            work::remove(&host, &worker_key, &tasks, services).await;
-            Done::Removed
+            Done::Removed { kept: work::remove(&host, &worker_key, &tasks, services).await }
         });
     }
 
@@ -143,8 +142,11 @@ impl Reconciler {
         let key = key.clone();
         slot.worker = None;
         match joined {
-            Ok((_, (_, Done::Removed))) => {
-                self.slots.remove(&key);
+            Ok((_, (_, Done::Removed { kept }))) => {
+                let slot = self.slots.remove(&key);
+                if kept {
+                    self.keep(key.clone(), slot.and_then(|slot| slot.collector));
+                }
                 info!(job = %key.job, generation = %key.generation, "removed");
                 self.collect_resume_checkpoints();
             }
@@ -187,7 +189,7 @@ impl Slot {
             }
             Done::Cancelled => self.replica.stage = Stage::Started,
             Done::Finished => self.end(host),
-            Done::StopRequested | Done::Removed => {}
+            Done::StopRequested | Done::Removed { .. } => {}
         }
     }
 
@@ -252,8 +254,10 @@ impl Slot {
     /// Makes sure that the tasks have their socket, their telemetry and their checkpoint watch, and the
     /// replica its collector.
     pub(super) fn open_services(&mut self, host: &Arc<Host>, ranks: &[Rank]) {
-        if self.collector.is_none() && !self.record.ended && !ranks.is_empty() {
+        let owes = || Owed::Files.is_marked(&host.home.replica_dir(&self.record.desired.key()));
+        if self.collector.is_none() && !ranks.is_empty() && (!self.record.ended || owes()) {
             self.collector = Collector::open(&host.files, &self.record.desired);
+            self.collector.iter().filter(|_| self.record.ended).for_each(Collector::resume_ended);
         }
         for rank in ranks {
             self.services.entry(*rank).or_insert_with(|| TaskServices::open(host, &self.record, *rank));

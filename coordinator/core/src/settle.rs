@@ -176,6 +176,11 @@ impl Draft<'_> {
             Then::Recover { failure, .. } => Some(self.root_cause(self.job(id), failure, &draining.given_up)),
             _ => None,
         };
+        // What was stopped when only its files were still on their way has succeeded, unless it would start over.
+        let job = self.job(id);
+        let mut members = self.members(job).into_iter();
+        let has_done_its_work = !job.spec.restart.after_success
+            && members.all(|m| m.has_done_its_work(m.placement.task_count(&job.spec)));
         self.end_generation(id, Some(&draining));
         match draining.then {
             Then::Recover { failure, avoid } => self.recover(id, cause.unwrap_or(failure), avoid),
@@ -185,6 +190,10 @@ impl Draft<'_> {
             }
             Then::Restart => self.requeue(id, 0, "starts again as a user asked", Vec::new()),
             Then::Fail { reason, .. } => self.fail(id, reason),
+            Then::Stop { .. } if has_done_its_work => {
+                let message = "every task exited with 0, before it was stopped";
+                self.finish(id, Phase::Succeeded, EventLevel::Info, "JobSucceeded", message);
+            }
             Then::Stop { reason } => {
                 let phase = Phase::Stopped { reason: reason.clone() };
                 self.finish(id, phase, EventLevel::Info, "JobStopped", &reason);

@@ -69,7 +69,8 @@ impl Pull {
         } else {
             output::line(&summary(&name, &back))?;
         }
-        back.outcome(&name)
+        back.outcome(&name)?;
+        receive::on_nodes(&inspect::get(&link, &job.id).await?)
     }
 
     fn places(&self, job: &v1::Job) -> Result<Places, Failure> {

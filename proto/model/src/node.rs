@@ -89,4 +89,10 @@ pub struct Condition {
 impl Condition {
     /// The node's container engine does not answer: no container can be started there.
     pub const DOCKER_DOWN: &str = "DockerDown";
+    /// Of a replica: some of its files are still on its node, and on their way.
+    pub const RETURNING_FILES: &str = "ReturningFiles";
+    /// Of a replica: some of its files stay on its node.
+    pub const FILES_NOT_RETURNED: &str = "FilesNotReturned";
+    /// Of a replica: a checkpoint of it stays on its node.
+    pub const CHECKPOINT_NOT_STORED: &str = "CheckpointNotStored";
 }

@@ -27,7 +27,7 @@ enum Was {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Read {
     Content(Digest),
-    /// It changed, or went, while it was read.
+    /// It changed, or went, while it was read; or it was not read to its end.
     Moving,
 }
 
@@ -60,8 +60,9 @@ impl Start {
     }
 }
 
-/// Hashes a file, which must be `seen` from the first byte to the last.
-pub(super) fn read(path: &Beneath, seen: &Seen) -> io::Result<Read> {
+/// Hashes a file, which must be `seen` from the first byte to the last. `go_on` is told how many bytes were read
+/// since, and says whether the rest is wanted.
+pub(super) fn read(path: &Beneath, seen: &Seen, mut go_on: impl FnMut(u64) -> bool) -> io::Result<Read> {
     let mut file = match path.open() {
         Ok(file) => file,
         Err(error) if is_elsewhere(&error) => return Ok(Read::Moving),
@@ -71,9 +72,13 @@ pub(super) fn read(path: &Beneath, seen: &Seen) -> io::Result<Read> {
     // A file that grows as fast as it is read ends here all the same.
     let mut content = file.by_ref().take(seen.stamp.size + 1);
     loop {
-        match content.read(&mut buffer)? {
-            0 => break,
-            n => hasher.update(&buffer[..n]),
+        let n = content.read(&mut buffer)?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&buffer[..n]);
+        if !go_on(n as u64) {
+            return Ok(Read::Moving);
         }
     }
     let is_same = Stamp::of(&file.metadata()?) == seen.stamp;
@@ -98,8 +103,10 @@ mod tests {
         scan.add(0, &copy, directory.path()).unwrap();
         let seen = &scan.files[0];
         let expected = Digest(Sha256::digest("one").into());
-        let read = || read(&copy.changed(directory.path(), &seen.path), seen).unwrap();
+        let read = || read(&copy.changed(directory.path(), &seen.path), seen, |_| true).unwrap();
         assert_eq!(read(), Read::Content(expected));
+        let given_up = super::read(&copy.changed(directory.path(), &seen.path), seen, |_| false).unwrap();
+        assert_eq!(given_up, Read::Moving, "nobody wants the rest");
         fs::write(&path, "other").unwrap();
         assert_eq!(read(), Read::Moving);
         fs::remove_file(&path).unwrap();
@@ -130,7 +137,7 @@ mod tests {
             let look = |_| {
                 let mut scan = Scan::default();
                 let scanned = scan.add(0, &copy, directory.path());
-                let read = |seen: &Seen| read(&copy.changed(directory.path(), &seen.path), seen);
+                let read = |seen: &Seen| read(&copy.changed(directory.path(), &seen.path), seen, |_| true);
                 let files: Vec<_> = scan.files.iter().map(|seen| (seen.path.clone(), read(seen))).collect();
                 (scanned, files)
             };
