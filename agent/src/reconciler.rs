@@ -112,6 +112,7 @@ impl Reconciler {
         let mut conditions = self.host.conditions.subscribe();
         let mut warnings = self.host.warnings.subscribe();
         let mut progress = self.host.progresses.subscribe();
+        let mut problems = self.host.gpus.problems();
         let mut tick = tokio::time::interval(TICK);
         loop {
             // Before they are read, so that no change falls between reading and waiting.
@@ -119,6 +120,7 @@ impl Reconciler {
             conditions.mark_unchanged();
             warnings.mark_unchanged();
             progress.mark_unchanged();
+            problems.mark_unchanged();
             self.refresh();
             self.act();
             self.publish();
@@ -135,6 +137,7 @@ impl Reconciler {
                 _ = conditions.changed() => {}
                 _ = warnings.changed() => {}
                 _ = progress.changed() => {}
+                _ = problems.changed() => {}
                 _ = tick.tick() => self.retry(),
             }
         }
@@ -250,6 +253,7 @@ impl Reconciler {
                 .chain(self.observe_kept())
                 .collect(),
             conditions: self.host.conditions.list(),
+            device_conditions: self.host.gpus.problems().borrow().clone(),
         };
         self.observed.send_if_modified(|last| {
             let changed = *last != observed;
