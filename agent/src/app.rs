@@ -78,12 +78,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     let gpus = open_gpus(&options).await?;
     let cpus = CpuSlots::new(options.cpu_slots);
     let tell = Tell::default();
-    let processes = ProcessRuntime::new(ProcessConfig {
-        tasks_dir: home.root().join("tasks"),
-        shim: std::env::current_exe().map_err(AgentError::OwnPath)?,
-        lifeline: options.lifeline.clone(),
-        output_limit: OUTPUT_LIMIT,
-    });
+    let processes = processes(&options, &home)?;
     let docker = docker(&options.engine, &home, &identity, &tell.conditions).await;
     if let Some(docker) = docker.clone() {
         let _ = ending.set(docker);
@@ -126,18 +121,30 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         said: String::new(),
     };
     let reconciling = tokio::spawn(reconciler.run(desired, shutdown.clone()));
-    let tidying = tokio::spawn(async move {
-        tokio::join!(
-            host.files.keep_tidy(),
-            work::keep_images_tidy(&host),
-            keep_conditions(&host),
-            gpus::report(host.gpus.clone(), host.link.clone()),
-        );
-    });
+    let tidying = tokio::spawn(keep_house(host));
     let ended = session.run(shutdown).await;
     reconciling.abort();
     tidying.abort();
     Ok(ended?)
+}
+
+/// What goes on beside the replicas, for as long as the agent lives.
+async fn keep_house(host: Arc<Host>) {
+    tokio::join!(
+        host.files.keep_tidy(),
+        work::keep_images_tidy(&host),
+        keep_conditions(&host),
+        gpus::report(host.gpus.clone(), host.link.clone()),
+    );
+}
+
+fn processes(options: &AgentOptions, home: &Home) -> Result<ProcessRuntime, AgentError> {
+    Ok(ProcessRuntime::new(ProcessConfig {
+        tasks_dir: home.root().join("tasks"),
+        shim: std::env::current_exe().map_err(AgentError::OwnPath)?,
+        lifeline: options.lifeline.clone(),
+        output_limit: OUTPUT_LIMIT,
+    }))
 }
 
 fn files(

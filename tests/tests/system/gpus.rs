@@ -12,7 +12,7 @@ struct Host {
 
 /// A cluster of one agent on a host with GPUs.
 async fn cluster(gpus: usize, args: &[&str]) -> (LocalCluster, Host) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let nvml = FakeNvml::new(directory.path(), gpus);
     let host = Host { nvml, _directory: directory };
     let cluster = start(&host, args).await;
