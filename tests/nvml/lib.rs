@@ -4,15 +4,17 @@
 //! ```text
 //! init 0                     what nvmlInit returns
 //! hang                       calls do not return while this line is there
-//! gpu 0 uuid=GPU-… bus=00000000:1B:00.0 numa=0 links=1:4 util=97 used=1048576 total=… fail=15 uncorrected=1
+//! gpu 0 uuid=GPU-… bus=00000000:1B:00.0 numa=0 links=1:4 util=97 used=1048576 fail=15 uncorrected=1
 //! process 0 4711 1048576     GPU, pid, bytes
 //! xid 1 0 79                 the first event: GPU, code
 //! ```
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::path::PathBuf;
+mod state;
+
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+
+use state::{Gpu, State, lines, state};
 
 const OK: c_int = 0;
 const INVALID: c_int = 2;
@@ -22,86 +24,11 @@ const TIMEOUT: c_int = 10;
 const XID: u64 = 8;
 /// Handles are numbers of GPUs, from here on.
 const FIRST_HANDLE: usize = 0x1000;
-const MS: Duration = Duration::from_millis(1);
 
 /// Events that were delivered.
 static DELIVERED: AtomicU64 = AtomicU64::new(0);
 
 type Handle = *mut c_void;
-
-#[derive(Clone)]
-struct Gpu {
-    number: usize,
-    words: Vec<(String, String)>,
-}
-
-struct State {
-    text: String,
-    gpus: Vec<Gpu>,
-}
-
-#[repr(C)]
-struct DlInfo {
-    file: *const c_char,
-    base: *mut c_void,
-    symbol: *const c_char,
-    address: *mut c_void,
-}
-
-unsafe extern "C" {
-    fn dladdr(address: *const c_void, info: *mut DlInfo) -> c_int;
-}
-
-/// The file beside this library.
-fn state_file() -> PathBuf {
-    let mut info = DlInfo { file: std::ptr::null(), base: std::ptr::null_mut(), symbol: std::ptr::null(), address: std::ptr::null_mut() };
-    // SAFETY: the address is one of this library's, and `info` is written before it is read.
-    let file = unsafe {
-        dladdr(nvmlInit_v2 as *const c_void, &mut info);
-        CStr::from_ptr(info.file)
-    };
-    PathBuf::from(file.to_string_lossy().into_owned()).with_file_name("state")
-}
-
-/// The state as it is now, once calls return.
-fn state() -> State {
-    loop {
-        let text = std::fs::read_to_string(state_file()).unwrap_or_default();
-        if text.lines().any(|line| line == "hang") {
-            std::thread::sleep(10 * MS);
-            continue;
-        }
-        let gpus = lines(&text, "gpu").map(|line| {
-            let number = line[0].parse().expect("a number");
-            let pair = |word: &&str| word.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
-            Gpu { number, words: line[1..].iter().filter_map(pair).collect() }
-        });
-        let gpus = gpus.collect();
-        return State { gpus, text };
-    }
-}
-
-fn lines<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = Vec<&'a str>> {
-    let words = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    words.filter(move |words| words.first() == Some(&key)).map(|words| words[1..].to_vec())
-}
-
-impl Gpu {
-    fn word(&self, key: &str) -> Option<&str> {
-        self.words.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
-    }
-
-    fn number_of(&self, key: &str) -> u64 {
-        self.word(key).and_then(|value| value.parse().ok()).unwrap_or_default()
-    }
-
-    /// Other GPUs and how many links lead to them, as `1:4,2:4`.
-    fn links(&self) -> Vec<usize> {
-        let pairs = self.word("links").unwrap_or_default().split(',').filter_map(|pair| pair.split_once(':'));
-        let numbers = pairs.filter_map(|(to, n)| Some((to.parse().ok()?, n.parse().ok()?)));
-        numbers.flat_map(|(to, n): (usize, usize)| std::iter::repeat_n(to, n)).collect()
-    }
-}
 
 /// Answers for one GPU, or with the error that it was told to give.
 fn answer(device: Handle, answer: impl FnOnce(&State, &Gpu) -> c_int) -> c_int {
@@ -205,7 +132,11 @@ pub extern "C" fn nvmlDeviceGetPciInfo_v3(device: Handle, to: *mut Pci) -> c_int
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceGetCudaComputeCapability(device: Handle, major: *mut c_int, minor: *mut c_int) -> c_int {
+pub extern "C" fn nvmlDeviceGetCudaComputeCapability(
+    device: Handle,
+    major: *mut c_int,
+    minor: *mut c_int,
+) -> c_int {
     answer(device, |_, _| set(major, 9) + set(minor, 0))
 }
 
@@ -220,7 +151,12 @@ pub extern "C" fn nvmlDeviceGetEccMode(device: Handle, current: *mut c_uint, pen
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceGetMemoryAffinity(device: Handle, words: c_uint, to: *mut u64, _scope: c_uint) -> c_int {
+pub extern "C" fn nvmlDeviceGetMemoryAffinity(
+    device: Handle,
+    words: c_uint,
+    to: *mut u64,
+    _scope: c_uint,
+) -> c_int {
     answer(device, |_, gpu| match gpu.word("numa").and_then(|node| node.parse::<u32>().ok()) {
         Some(node) if words > 0 => set(to, 1 << node),
         _ => NOT_SUPPORTED,
@@ -272,28 +208,30 @@ pub extern "C" fn nvmlDeviceGetUtilizationRates(device: Handle, to: *mut Utiliza
     answer(device, |_, gpu| set(to, Utilization { gpu: gpu.number_of("util") as c_uint, memory: 12 }))
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceGetTemperature(device: Handle, _sensor: c_uint, to: *mut c_uint) -> c_int {
-    answer(device, |_, _| set(to, 41))
+/// Numbers that never change.
+macro_rules! constants {
+    ($($name:ident($($argument:ident: $kind:ty),*) = $value:literal;)*) => {$(
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $name(device: Handle, $($argument: $kind,)* to: *mut c_uint) -> c_int {
+            answer(device, |_, _| set(to, $value))
+        }
+    )*};
+}
+
+constants! {
+    nvmlDeviceGetTemperature(_sensor: c_uint) = 41;
+    nvmlDeviceGetPowerUsage() = 350_000;
+    nvmlDeviceGetEnforcedPowerLimit() = 700_000;
+    nvmlDeviceGetClockInfo(_clock: c_uint) = 1_980;
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceGetPowerUsage(device: Handle, to: *mut c_uint) -> c_int {
-    answer(device, |_, _| set(to, 350_000))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceGetEnforcedPowerLimit(device: Handle, to: *mut c_uint) -> c_int {
-    answer(device, |_, _| set(to, 700_000))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceGetClockInfo(device: Handle, _clock: c_uint, to: *mut c_uint) -> c_int {
-    answer(device, |_, _| set(to, 1_980))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceGetTotalEccErrors(device: Handle, kind: c_uint, _counter: c_uint, to: *mut u64) -> c_int {
+pub extern "C" fn nvmlDeviceGetTotalEccErrors(
+    device: Handle,
+    kind: c_uint,
+    _counter: c_uint,
+    to: *mut u64,
+) -> c_int {
     const UNCORRECTED: c_uint = 1;
     answer(device, |_, gpu| set(to, if kind == UNCORRECTED { gpu.number_of("uncorrected") } else { 0 }))
 }
@@ -307,7 +245,11 @@ pub struct Running {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(device: Handle, count: *mut c_uint, to: *mut Running) -> c_int {
+pub extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
+    device: Handle,
+    count: *mut c_uint,
+    to: *mut Running,
+) -> c_int {
     answer(device, |state, gpu| {
         let number = gpu.number.to_string();
         let found: Vec<Running> = lines(&state.text, "process")
