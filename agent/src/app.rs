@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use tracing::info;
 
 use crate::conditions::Conditions;
-use crate::devices::{AllDevices, CpuSlots, Devices, DevicesError, NvmlGpus};
+use crate::devices::gpus::{self, SubsetError};
+use crate::devices::{AllDevices, CpuSlots, Gpus};
 use crate::engine::images::Policy;
 use crate::engine::{DEFAULT_SOCKET, Engine};
 use crate::files::{Files, FilesConfig, Tell};
@@ -23,7 +24,7 @@ use crate::host::Host;
 use crate::interfaces;
 use crate::ledger::{self, Identity, LedgerError};
 use crate::link::Link;
-use crate::options::{AgentOptions, EngineOptions};
+use crate::options::{AgentOptions, EngineOptions, GpuOptions};
 use crate::reconciler::{Reconciler, RecoverError};
 use crate::runtime::docker::DockerConfig;
 use crate::runtime::process::{OUTPUT_LIMIT, ProcessConfig};
@@ -49,8 +50,8 @@ pub enum AgentError {
     NoName(String),
     #[error("this host's addresses cannot be read; give one with --advertise-address")]
     Addresses(#[source] std::io::Error),
-    #[error("this host's devices cannot be read")]
-    Devices(#[from] DevicesError),
+    #[error(transparent)]
+    Gpus(#[from] SubsetError),
     #[error("the path of this program is not known, so that no task could be started")]
     OwnPath(#[source] std::io::Error),
     #[error("the file cache in the state directory cannot be used")]
@@ -73,7 +74,8 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     let addresses =
         interfaces::addresses(coordinator_address(&options.coordinator), options.advertise_address)
             .map_err(AgentError::Addresses)?;
-    let devices = devices(&options)?;
+    let gpus = open_gpus(&options).await?;
+    let cpus = CpuSlots::new(options.cpu_slots);
     let tell = Tell::default();
     let processes = ProcessRuntime::new(ProcessConfig {
         tasks_dir: home.root().join("tasks"),
@@ -90,8 +92,8 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     let host = Arc::new(Host {
         node: node.clone(),
         addresses,
-        inventory: devices.inventory()?,
-        devices,
+        devices: Arc::new(AllDevices(vec![Box::new(gpus.clone()), Box::new(cpus)])),
+        gpus,
         runtime: Arc::new(Runtimes::new(Arc::new(processes), docker.clone())),
         docker,
         conditions: tell.conditions,
@@ -121,7 +123,12 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     };
     let reconciling = tokio::spawn(reconciler.run(desired, shutdown.clone()));
     let tidying = tokio::spawn(async move {
-        tokio::join!(host.files.keep_tidy(), work::keep_images_tidy(&host));
+        tokio::join!(
+            host.files.keep_tidy(),
+            work::keep_images_tidy(&host),
+            gpus::keep_conditions(host.gpus.clone(), host.conditions.clone()),
+            gpus::report(host.gpus.clone(), host.link.clone()),
+        );
     });
     let ended = session.run(shutdown).await;
     reconciling.abort();
@@ -145,9 +152,9 @@ fn files(
     Ok(Arc::new(files.map_err(AgentError::Files)?))
 }
 
-fn devices(options: &AgentOptions) -> Result<Arc<dyn Devices>, DevicesError> {
-    let cpus = CpuSlots::new(options.cpu_slots);
-    Ok(Arc::new(AllDevices(vec![Box::new(NvmlGpus::open()?), Box::new(cpus)])))
+async fn open_gpus(options: &AgentOptions) -> Result<Gpus, SubsetError> {
+    let GpuOptions { gpus: subset, nvml_library: library } = options.gpus.clone();
+    Gpus::open(gpus::GpuOptions { library, subset }).await
 }
 
 fn node_name(options: &AgentOptions) -> Result<NodeId, AgentError> {
@@ -195,9 +202,11 @@ async fn docker(
     }))
 }
 
-/// What the node is, now and whenever its engine comes back as another one.
+/// What the node is, now and whenever its engine comes back as another one or its GPUs change.
 fn keep_info(host: &Arc<Host>, options: &AgentOptions) -> watch::Receiver<NodeInfo> {
     let (sender, receiver) = watch::channel(node_info(host, options));
+    let sender = Arc::new(sender);
+    keep_gpus(host.clone(), sender.clone());
     if let Some(mut presence) = host.docker.as_ref().map(DockerRuntime::presence) {
         let host = host.clone();
         tokio::spawn(async move {
@@ -225,12 +234,29 @@ fn node_info(host: &Host, options: &AgentOptions) -> NodeInfo {
         hostname: host_name(),
         labels: options.label_map(),
         addresses: host.addresses.clone(),
-        devices: host.inventory.clone(),
+        devices: host.devices.inventory(),
         runtimes: processes.into_iter().chain(containers).collect(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         gpu_injection,
         engine,
+        gpu_driver: host.gpus.driver(),
     }
+}
+
+fn keep_gpus(host: Arc<Host>, sender: Arc<watch::Sender<NodeInfo>>) {
+    let mut state = host.gpus.state();
+    tokio::spawn(async move {
+        while state.changed().await.is_ok() {
+            let (devices, driver) = (host.devices.inventory(), host.gpus.driver());
+            sender.send_if_modified(|info| {
+                let news = (&info.devices, &info.gpu_driver) != (&devices, &driver);
+                if news {
+                    (info.devices, info.gpu_driver) = (devices, driver);
+                }
+                news
+            });
+        }
+    });
 }
 
 fn engine_info(host: &Host) -> (Option<String>, Option<GpuInjection>) {

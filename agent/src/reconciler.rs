@@ -101,6 +101,7 @@ impl Reconciler {
         let mut conditions = self.host.conditions.subscribe();
         let mut warnings = self.host.warnings.subscribe();
         let mut progress = self.host.progresses.subscribe();
+        let mut problems = self.host.gpus.problems();
         let mut tick = tokio::time::interval(TICK);
         loop {
             // Before they are read, so that no change falls between reading and waiting.
@@ -108,6 +109,7 @@ impl Reconciler {
             conditions.mark_unchanged();
             warnings.mark_unchanged();
             progress.mark_unchanged();
+            problems.mark_unchanged();
             self.refresh();
             self.act();
             self.publish();
@@ -123,6 +125,7 @@ impl Reconciler {
                 _ = conditions.changed() => {}
                 _ = warnings.changed() => {}
                 _ = progress.changed() => {}
+                _ = problems.changed() => {}
                 _ = tick.tick() => self.retry(),
             }
         }
@@ -232,6 +235,7 @@ impl Reconciler {
             applied: self.stamp.as_ref().map(|s| (s.epoch, s.revision)),
             replicas: self.slots.iter().map(|(key, slot)| self.observe(key, slot)).collect(),
             conditions: self.host.conditions.list(),
+            device_conditions: self.host.gpus.problems().borrow().clone(),
         };
         self.observed.send_if_modified(|last| {
             let changed = *last != observed;

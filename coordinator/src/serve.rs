@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use crate::api::{Context, Identity, routes};
 use crate::data_dir::{DataDir, DataDirError, sync_dir};
 use crate::files::{Blobs, Catalogue, Files, sweep};
+use crate::gpus::GpuSamples;
 use crate::ledger::{Ledger, LedgerError};
 use crate::owner::{Outlets, OwnerThread, StartError};
 use crate::store::{Store, collect};
@@ -150,9 +151,18 @@ fn start(options: &ServeOptions, data_dir: &DataDir, stopping: Shutdown) -> Resu
     let (owner, owner_thread) = prepared.start()?;
     tokio::spawn(collect(store.clone(), telemetry.clone(), files.clone(), owner.clone(), garbage));
     tokio::spawn(sweep(files.clone(), owner.clone(), stopping.clone()));
-    let tunnels = Tunnels::default();
-    let context =
-        Context { owner, outlets, history, store, files, telemetry, tunnels, shutdown: stopping, identity };
+    let context = Context {
+        owner,
+        outlets,
+        history,
+        store,
+        files,
+        telemetry,
+        gpus: GpuSamples::default(),
+        tunnels: Tunnels::default(),
+        shutdown: stopping,
+        identity,
+    };
     Ok(Parts { context, owner: owner_thread, telemetry: telemetry_thread })
 }
 

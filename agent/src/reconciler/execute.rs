@@ -48,7 +48,8 @@ impl Reconciler {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         // Here and not in the worker: what is reserved and released by one task needs no care about
         // a worker that is aborted in between.
-        let reserved = self.host.reservations().reserve(&key, slot.replica.devices(), &self.host.inventory);
+        let inventory = self.host.devices.inventory();
+        let reserved = self.host.reservations().reserve(&key, slot.replica.devices(), &inventory);
         if let Err(error) = reserved {
             return slot.advance(&self.host, Done::Prepared(Err(Refusal::for_now(error))));
         }

@@ -88,7 +88,7 @@ fn recovered(host: &Arc<Host>, record: Record) -> Slot {
 }
 
 fn reserve(host: &Host, key: &ReplicaKey, replica: &Replica) {
-    let reserved = host.reservations().reserve(key, replica.devices(), &host.inventory);
+    let reserved = host.reservations().reserve(key, replica.devices(), &host.devices.inventory());
     if let Err(error) = reserved {
         host.conditions.raise("DeviceMissing", &crate::work::about(key), format!("a running task's {error}"));
     }

@@ -185,7 +185,8 @@ fn container_name(desired: &DesiredReplica, rank: Rank, instance: &str) -> Strin
 
 /// The GPUs among the replica's devices.
 fn gpus(host: &Host, desired: &DesiredReplica) -> Vec<DeviceId> {
-    let is_gpu = |id: &&DeviceId| host.inventory.iter().any(|d| d.id == **id && d.kind == DeviceKind::Gpu);
+    let inventory = host.devices.inventory();
+    let is_gpu = |id: &&DeviceId| inventory.iter().any(|d| d.id == **id && d.kind == DeviceKind::Gpu);
     desired.placement.devices.iter().filter(is_gpu).cloned().collect()
 }
 

@@ -5,7 +5,7 @@
 //! first, so that large gaps stay whole; ties go by name. Node ranks follow node names, ranks are
 //! contiguous over them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use convoke_model::{
     Constraint, ConstraintSubject, Device, DeviceCount, DeviceId, DeviceKind, JobSpec, NodeId, NodeInfo,
@@ -19,8 +19,14 @@ pub(crate) struct Candidate<'a> {
     /// Why nothing may be placed on it now, as a predicate: "is suspect".
     pub(crate) barred: Option<String>,
     pub(crate) held: BTreeSet<DeviceId>,
+    /// Devices that nothing may be placed on, with the name of what is wrong.
+    pub(crate) blocked: BTreeMap<DeviceId, String>,
+    /// Devices that are taken only where no better ones are free.
+    pub(crate) doubtful: BTreeSet<DeviceId>,
     /// No container can be started on it now.
     pub(crate) engine_down: bool,
+    /// Nobody can tell how its GPUs are.
+    pub(crate) nvml_down: bool,
     /// Taken only where no other node is left.
     pub(crate) last_resort: bool,
 }
@@ -75,23 +81,38 @@ fn fit<'a>(spec: &JobSpec, candidate: &Candidate<'a>) -> Result<Fit<'a>, String>
     if runtime == RuntimeKind::Docker && candidate.engine_down {
         return Err("waits for its Docker Engine".to_owned());
     }
+    if candidate.nvml_down
+        && spec.devices.kind == DeviceKind::Gpu
+        && spec.devices.count != DeviceCount::Count(0)
+    {
+        return Err("waits for NVML to answer".to_owned());
+    }
     let mut all: Vec<&Device> = info.devices.iter().filter(|d| d.kind == spec.devices.kind).collect();
     all.sort_by_key(|d| (d.index, &d.id));
-    let free: Vec<&Device> = all.iter().copied().filter(|d| !candidate.held.contains(&d.id)).collect();
-    let devices = choose(&spec.devices.count, &all, &free)?;
+    let usable = |d: &&Device| !candidate.held.contains(&d.id) && !candidate.blocked.contains_key(&d.id);
+    let mut free: Vec<&Device> = all.iter().copied().filter(usable).collect();
+    // Stable: among equals the order stays.
+    free.sort_by_key(|d| candidate.doubtful.contains(&d.id));
+    let devices = choose(&spec.devices.count, &all, &free, &candidate.blocked)?;
     let leftover = free.len() - devices.len();
     Ok(Fit { node: &info.id, devices, last_resort: candidate.last_resort, leftover })
 }
 
-fn choose(count: &DeviceCount, all: &[&Device], free: &[&Device]) -> Result<Vec<DeviceId>, String> {
+fn choose(
+    count: &DeviceCount,
+    all: &[&Device],
+    free: &[&Device],
+    blocked: &BTreeMap<DeviceId, String>,
+) -> Result<Vec<DeviceId>, String> {
+    let why = blocked_among(all, blocked);
     let ids = |devices: &[&Device]| devices.iter().map(|d| d.id.clone()).collect();
     match count {
         DeviceCount::Count(n) if free.len() >= *n as usize => Ok(ids(&free[..*n as usize])),
         DeviceCount::Count(_) if free.len() == all.len() => Err(format!("has {}", all.len())),
-        DeviceCount::Count(_) => Err(format!("has {} free", free.len())),
+        DeviceCount::Count(_) => Err(format!("has {} free{why}", free.len())),
         DeviceCount::All if all.is_empty() => Err("has none".to_owned()),
         DeviceCount::All if free.len() < all.len() => {
-            Err(format!("has {} of {} free", free.len(), all.len()))
+            Err(format!("has {} of {} free{why}", free.len(), all.len()))
         }
         DeviceCount::All => Ok(ids(all)),
         DeviceCount::Ids(wanted) => {
@@ -99,6 +120,9 @@ fn choose(count: &DeviceCount, all: &[&Device], free: &[&Device]) -> Result<Vec<
             for name in wanted {
                 let named = |d: &&&Device| d.id.as_str() == name || d.index.to_string() == *name;
                 let device = all.iter().find(named).ok_or_else(|| format!("has no device {name}"))?;
+                if let Some(problem) = blocked.get(&device.id) {
+                    return Err(format!("has device {name} out of use ({problem})"));
+                }
                 if !free.iter().any(|d| d.id == device.id) {
                     return Err(format!("has device {name} in use"));
                 }
@@ -110,6 +134,13 @@ fn choose(count: &DeviceCount, all: &[&Device], free: &[&Device]) -> Result<Vec<
             Ok(chosen)
         }
     }
+}
+
+/// " (1: GpuLost)"; empty if none is.
+fn blocked_among(all: &[&Device], blocked: &BTreeMap<DeviceId, String>) -> String {
+    let found = all.iter().filter_map(|d| Some(format!("{}: {}", d.index, blocked.get(&d.id)?)));
+    let found: Vec<String> = found.collect();
+    if found.is_empty() { String::new() } else { format!(" ({})", found.join(", ")) }
 }
 
 fn rank(spec: &JobSpec, fits: Vec<Fit<'_>>) -> Placement {

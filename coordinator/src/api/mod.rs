@@ -37,6 +37,7 @@ use tonic::Status;
 use tonic::service::Routes;
 
 use crate::files::Files;
+use crate::gpus::GpuSamples;
 use crate::ledger::History;
 use crate::owner::{Outlets, Owner};
 use crate::store::Store;
@@ -52,6 +53,7 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) files: Files,
     pub(crate) telemetry: Telemetry,
+    pub(crate) gpus: GpuSamples,
     pub(crate) tunnels: Tunnels,
     pub(crate) shutdown: Shutdown,
     pub(crate) identity: Identity,
