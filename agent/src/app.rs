@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use convoke_model::{GpuInjection, NodeId, NodeInfo, RuntimeKind};
+use convoke_model::{DeviceId, GpuInjection, NodeId, NodeInfo, RuntimeKind};
 use convoke_transport::Shutdown;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use crate::conditions::Conditions;
-use crate::devices::gpus::{self, SubsetError};
+use crate::devices::gpus::{self, Cleaner, SubsetError};
 use crate::devices::{AllDevices, CpuSlots, Gpus};
 use crate::engine::images::Policy;
 use crate::engine::{DEFAULT_SOCKET, Engine};
@@ -93,6 +93,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         node: node.clone(),
         addresses,
         devices: Arc::new(AllDevices(vec![Box::new(gpus.clone()), Box::new(cpus)])),
+        cleaner: Cleaner::new(gpus.clone()),
         gpus,
         runtime: Arc::new(Runtimes::new(Arc::new(processes), docker.clone())),
         docker,
@@ -126,7 +127,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         tokio::join!(
             host.files.keep_tidy(),
             work::keep_images_tidy(&host),
-            gpus::keep_conditions(host.gpus.clone(), host.conditions.clone()),
+            keep_conditions(&host),
             gpus::report(host.gpus.clone(), host.link.clone()),
         );
     });
@@ -288,4 +289,11 @@ fn hold_lifeline(lifeline: PathBuf, docker: Arc<OnceLock<DockerRuntime>>) {
         }
         std::process::exit(1);
     });
+}
+
+/// Of the node's GPUs.
+async fn keep_conditions(host: &Arc<Host>) {
+    let holding = host.clone();
+    let held = move |gpu: &DeviceId| holding.reservations().holder(gpu).is_some();
+    gpus::keep_conditions(host.gpus.clone(), host.cleaner.clone(), host.conditions.clone(), held).await;
 }

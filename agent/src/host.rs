@@ -7,6 +7,7 @@ use std::time::Duration;
 use convoke_model::{NodeAddress, NodeId};
 
 use crate::conditions::Conditions;
+use crate::devices::gpus::Cleaner;
 use crate::devices::{Devices, Gpus, Reservations};
 use crate::files::Files;
 use crate::home::Home;
@@ -23,6 +24,8 @@ pub struct Host {
     pub devices: Arc<dyn Devices>,
     /// The GPUs among them.
     pub gpus: Gpus,
+    /// Proves them clean after each replica.
+    pub cleaner: Cleaner,
     pub runtime: Arc<dyn Runtime>,
     /// What runs the containers among them; `None` on a node without an engine.
     pub docker: Option<DockerRuntime>,

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use convoke_model::{
-    DesiredReplica, DeviceId, Explanation, ObservedReplica, ObservedTask, Rank, RankLayout, ReplicaKey,
-    ReplicaPhase, TaskPhase, Timestamp,
+    DesiredReplica, DeviceId, DeviceKind, Explanation, ObservedReplica, ObservedTask, Rank, RankLayout,
+    ReplicaKey, ReplicaPhase, TaskPhase, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -88,11 +88,20 @@ impl Replica {
         &self.desired.placement.devices
     }
 
+    /// Those of its devices that must be proven clean after it.
+    pub fn gpus(&self) -> &[DeviceId] {
+        match self.desired.spec.devices.kind {
+            DeviceKind::Gpu => self.devices(),
+            DeviceKind::Cpu => &[],
+        }
+    }
+
     /// True while nobody else may have its devices, nor another generation of its job run.
     pub fn holds_devices(&self) -> bool {
         match &self.stage {
             Stage::Queued | Stage::Refused { .. } | Stage::Ended | Stage::Removing => self.any_live(),
-            Stage::Finishing => false,
+            // GPUs are held until they are proven clean.
+            Stage::Finishing => !self.gpus().is_empty(),
             Stage::Preparing
             | Stage::Ready(_)
             | Stage::Starting

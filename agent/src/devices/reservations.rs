@@ -44,6 +44,14 @@ impl Reservations {
         Ok(())
     }
 
+    /// What an earlier agent gave to `replica` is its own, whatever the inventory says now: nobody may have
+    /// been able to tell it.
+    pub fn hold(&mut self, replica: &ReplicaKey, devices: &[DeviceId]) {
+        for device in devices {
+            self.holders.entry(device.clone()).or_insert_with(|| replica.clone());
+        }
+    }
+
     /// Gives back all that `replica` holds.
     pub fn release(&mut self, replica: &ReplicaKey) {
         self.holders.retain(|_, holder| holder != replica);

@@ -8,6 +8,7 @@ use tracing::{error, info};
 
 use super::{Done, Reconciler, Slot, ledger_failed};
 use crate::clock::now;
+use crate::devices::gpus::Traces;
 use crate::files::collect::Collector;
 use crate::host::Host;
 use crate::ledger;
@@ -85,7 +86,14 @@ impl Reconciler {
     fn finish(&mut self, key: ReplicaKey) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         slot.replica.stage = Stage::Finishing;
-        self.host.reservations().release(&key);
+        let gpus = slot.replica.gpus().to_vec();
+        if gpus.is_empty() {
+            self.host.reservations().release(&key);
+        } else {
+            let traces = Traces::of(&*self.host.runtime, &slot.tasks());
+            self.host.cleaner.begin(&key, &gpus, traces);
+        }
+        let cleaner = self.host.cleaner.clone();
         let drains: Vec<_> = slot.services.values().map(TaskServices::drain_checkpoints).collect();
         let files = slot.collector.as_ref().map(Collector::drain);
         self.spawn(key, async move {
@@ -94,7 +102,9 @@ impl Reconciler {
                     files.await;
                 }
             };
-            tokio::join!(futures::future::join_all(drains), files);
+            // What is wrong with a GPU that is not clean stays with the GPU.
+            let clean = cleaner.proven(&gpus);
+            let _ = tokio::join!(futures::future::join_all(drains), files, clean);
             Done::Finished
         });
     }
@@ -204,6 +214,7 @@ impl Slot {
     }
 
     fn end(&mut self, host: &Host) {
+        host.reservations().release(&self.replica.desired.key());
         self.probe = None;
         self.meeting.abort_all();
         self.replica.stage = Stage::Ended;

@@ -88,8 +88,10 @@ fn recovered(host: &Arc<Host>, record: Record) -> Slot {
 }
 
 fn reserve(host: &Host, key: &ReplicaKey, replica: &Replica) {
-    let reserved = host.reservations().reserve(key, replica.devices(), &host.devices.inventory());
+    let inventory = host.devices.inventory();
+    let reserved = host.reservations().reserve(key, replica.devices(), &inventory);
     if let Err(error) = reserved {
+        host.reservations().hold(key, replica.devices());
         host.conditions.raise("DeviceMissing", &crate::work::about(key), format!("a running task's {error}"));
     }
 }

@@ -59,6 +59,7 @@ impl Refusal {
 /// Prepares a replica whose devices are reserved. What it holds is released when the result is
 /// dropped.
 pub async fn prepare(host: &Host, desired: &DesiredReplica) -> Result<Prepared, Refusal> {
+    host.cleaner.proven(&desired.placement.devices).await.map_err(Refusal::for_now)?;
     let data = check(host, desired).await?;
     check_interfaces(desired)?;
     hold_and_fetch(host, desired, data).await

@@ -71,7 +71,7 @@ async fn gpus_are_told_in_pci_order_with_their_links_and_what_they_do_now() {
     assert_eq!((about.numa_node, about.mig, about.ecc), (Some(0), Some(false), Some(true)));
     assert_eq!(about.nvlink_peers, [v1::NvlinkPeer { device: FakeNvml::uuid(2), links: 4 }]);
     host.nvml.set(1, "util", "97");
-    host.nvml.set(1, "used", &(40_u64 << 30).to_string());
+    host.nvml.set(1, "used", &(100_u64 << 20).to_string());
     let busy = |node: &v1::Node| {
         node.gpu_samples
             .iter()
@@ -83,7 +83,7 @@ async fn gpus_are_told_in_pci_order_with_their_links_and_what_they_do_now() {
     assert!(sample.pcie_received_per_second > Some(0));
     let table = cluster.cli(&["nodes", "--gpus"]).run().await.stdout;
     let line = table.lines().find(|line| line.contains("97 %")).unwrap_or_else(|| panic!("{table}"));
-    for part in ["node-0", "Fake H100", "40.0 GiB / 80.0 GiB", "350/700 W", "41 °C", "ok"] {
+    for part in ["node-0", "Fake H100", "100.0 MiB / 80.0 GiB", "350/700 W", "41 °C", "ok"] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     cluster.finish().await;
@@ -136,9 +136,8 @@ async fn a_gpu_that_is_lost_is_avoided_with_its_reason_and_taken_again_when_it_i
     let job = cluster.submit(&on_gpus("both", both)).await;
     let waits = |job: &v1::Job| job.reason.contains("node-0 has 1 free (1: GpuLost)");
     cluster.wait_for(&job, "it waits with the reason", waits).await;
-    let one =
-        cluster.submit(&on_gpus("one", v1::device_request::Count::Exactly(1)).with(|spec| spec.priority = 1));
-    cluster.wait_line(&one.await, &format!("sees {}", FakeNvml::uuid(0))).await;
+    let one = cluster.submit(&on_gpus("one", v1::device_request::Count::Exactly(1))).await;
+    cluster.wait_line(&one, &format!("sees {}", FakeNvml::uuid(0))).await;
     host.nvml.set(1, "fail", "");
     cluster.wait_line(&job, &format!("sees {},{}", FakeNvml::uuid(0), FakeNvml::uuid(1))).await;
     cluster.wait_state(&job, v1::JobState::Succeeded).await;
@@ -216,5 +215,58 @@ async fn an_agent_that_starts_without_nvml_says_so_and_offers_the_gpus_once_it_i
     until(&cluster, "they are offered", |node| gpus(node).len() == 2 && !has(node, "NvmlDown")).await;
     let job = cluster.submit(&on_gpus("both", v1::device_request::Count::All(true))).await;
     cluster.wait_state(&job, v1::JobState::Succeeded).await;
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn a_gpu_is_held_until_its_memory_is_back_and_quarantined_if_it_does_not_come() {
+    let (cluster, mut host) = cluster(2, &[]).await;
+    cluster.announce("node-0", "quarantined");
+    cluster.announce("node-0", "GPU 0: not clean");
+    until(&cluster, "samples come", |node| node.gpu_samples.len() == 2).await;
+    let one = || v1::device_request::Count::Exactly(1);
+    let mut gate = cluster.gate("end");
+    let script = format!("echo runs; {}", gate.wait());
+    let job = cluster.submit(&on_gpus("leaks", one()).with(|spec| spec.command[2] = script)).await;
+    cluster.wait_line(&job, "runs").await;
+    host.nvml.set(0, "used", &(10_u64 << 30).to_string());
+    gate.open();
+    // Its process is gone, and its GPU is not clean: others are told to wait, or go elsewhere.
+    let exited = |job: &v1::Job| job.replicas[0].tasks[0].exit.is_some();
+    let job = cluster.wait_for(&job, "its task has ended", exited).await;
+    assert_eq!(job.state(), v1::JobState::Running);
+    let quarantined = |node: &v1::Node| problems(node) == [(FakeNvml::uuid(0), "GpuQuarantined".to_owned())];
+    let node = until(&cluster, "it is quarantined", quarantined).await;
+    let message = &node.device_conditions[0].message;
+    assert!(message.contains("10.0 GiB of its memory are in use, and NVML shows no process"), "{message}");
+    cluster.wait_state(&job.id, v1::JobState::Succeeded).await;
+    let other = cluster.submit(&on_gpus("other", one())).await;
+    cluster.wait_line(&other, &format!("sees {}", FakeNvml::uuid(1))).await;
+    host.nvml.set(0, "used", "0");
+    until(&cluster, "it is clean", |node| node.device_conditions.is_empty()).await;
+    let both = cluster.submit(&on_gpus("both", v1::device_request::Count::All(true))).await;
+    cluster.wait_state(&both, v1::JobState::Succeeded).await;
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn a_gpu_that_somebody_else_holds_is_busy_and_by_whom_is_told() {
+    let (cluster, mut host) = cluster(2, &[]).await;
+    cluster.announce("node-0", "holds it");
+    let mut other = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    host.nvml.add(format!("process 0 {} {}", other.id(), 3_u64 << 30));
+    let busy = |node: &v1::Node| problems(node) == [(FakeNvml::uuid(0), "GpuBusy".to_owned())];
+    let node = until(&cluster, "it is told", busy).await;
+    let message = &node.device_conditions[0].message;
+    assert!(message.contains(&format!("pid {} (sleep) of user ", other.id())), "{message}");
+    assert!(message.contains("with 3.0 GiB"), "{message}");
+    let both = cluster.submit(&on_gpus("both", v1::device_request::Count::Exactly(2))).await;
+    let waits = |job: &v1::Job| job.reason.contains("node-0 has 1 free (0: GpuBusy)");
+    cluster.wait_for(&both, "it waits with the reason", waits).await;
+    assert!(other.try_wait().unwrap().is_none(), "nobody touched it");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    host.nvml.remove("process");
+    cluster.wait_state(&both, v1::JobState::Succeeded).await;
     cluster.finish().await;
 }

@@ -5,6 +5,7 @@
 //! never waits. While NVML does not answer, what it last said stays: the inventory, so that running
 //! work keeps its devices, and the node's condition says that nobody can tell how they are.
 
+mod clean;
 mod fields;
 mod health;
 mod inventory;
@@ -29,6 +30,7 @@ use tokio::time::timeout;
 
 use super::Devices;
 
+pub use clean::{Cleaner, Traces};
 pub use report::report;
 pub use state::{Gpu, Nvml, Process, Sample, State, Trouble, Xid};
 pub use subset::{Subset, SubsetError};

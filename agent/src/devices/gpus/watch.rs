@@ -1,21 +1,32 @@
 //! From what was seen to the node's conditions: whether NVML answers, and what is wrong with single
 //! GPUs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use convoke_model::{Condition, DeviceCondition};
+use convoke_model::{Condition, DeviceCondition, DeviceId};
 use tokio::time::timeout;
 
 use super::state::{Nvml, State};
-use super::{Gpus, health};
+use super::{Cleaner, Gpus, health};
 use crate::conditions::Conditions;
 
 /// No look for so long is a call that hangs: a look at 16 GPUs takes some 50 ms, and a driver that has
 /// to wake them some seconds.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Keeps them true for as long as it runs.
-pub async fn keep_conditions(gpus: Gpus, conditions: Conditions) {
+/// How soon a GPU that is not clean yet is looked at again: its memory comes back within milliseconds,
+/// and the next generation waits for it.
+const SOON: Duration = Duration::from_millis(100);
+
+/// Keeps them true for as long as it runs. `held` says that a replica has the GPU.
+pub async fn keep_conditions(
+    gpus: Gpus,
+    cleaner: Cleaner,
+    conditions: Conditions,
+    held: impl Fn(&DeviceId) -> bool + Send + Sync + 'static,
+) {
+    let held = Arc::new(held);
     let mut state = gpus.state();
     loop {
         let seen = state.borrow_and_update().clone();
@@ -23,9 +34,17 @@ pub async fn keep_conditions(gpus: Gpus, conditions: Conditions) {
             Some(why) => conditions.raise(Condition::NVML_DOWN, "", why),
             None => conditions.clear(Condition::NVML_DOWN, ""),
         }
-        let found: Vec<DeviceCondition> = seen.gpus.iter().flat_map(health::problems).collect();
+        let mut found: Vec<DeviceCondition> = seen.gpus.iter().flat_map(health::problems).collect();
+        let (judging, held) = (cleaner.clone(), held.clone());
+        let judged = tokio::task::spawn_blocking(move || judging.judge(&seen, &*held)).await;
+        found.extend(judged.unwrap_or_default());
         gpus.tell(found);
-        if let Ok(Err(_)) = timeout(SILENCE, state.changed()).await {
+        let soon = cleaner.any_open();
+        let waited = timeout(if soon { SOON } else { SILENCE }, state.changed()).await;
+        if soon && waited.is_err() {
+            gpus.look();
+        }
+        if let Ok(Err(_)) = waited {
             // The thread has crashed, or the agent ends.
             let why = "NVML's thread has ended, this is a bug in convoke-agent: restart the agent (its tasks go on)";
             return conditions.raise(Condition::NVML_DOWN, "", why);
