@@ -114,7 +114,7 @@ fn container() -> impl Strategy<Value = ContainerOptions> {
         grants(),
         grants(),
         btree_map(text(), condition, 0..3),
-        (of(text()), of(tree())),
+        (of(text()), of(tree()), texts(), texts(), map()),
     );
     (names, lists, rest).prop_map(|(names, lists, rest)| ContainerOptions {
         container_name: names.0,
@@ -140,6 +140,9 @@ fn container() -> impl Strategy<Value = ContainerOptions> {
         depends_on: rest.9,
         image_digest: rest.10.0,
         image_content: rest.10.1,
+        dns: rest.10.2,
+        group_add: rest.10.3,
+        sysctls: rest.10.4,
     })
 }
 

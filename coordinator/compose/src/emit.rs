@@ -208,6 +208,9 @@ fn container(out: &mut Map<String, Json>, options: &ContainerOptions) {
     put(out, "network_mode", options.network_mode.clone());
     put(out, "hostname", options.hostname.clone());
     put(out, "extra_hosts", options.extra_hosts.clone());
+    put(out, "dns", options.dns.clone());
+    put(out, "group_add", options.group_add.clone());
+    put(out, "sysctls", strings(&options.sysctls));
 }
 
 fn mount(mount: &Mount) -> Json {

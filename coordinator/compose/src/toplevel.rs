@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cursor::{Cursor, Unsupported};
+use crate::networks;
 use crate::project::LoadOptions;
 use crate::report::Report;
 use crate::tree::{Entry, Value};
@@ -21,6 +22,7 @@ pub(crate) struct TopLevel {
     /// Secrets and configs and the submitter's files that hold them.
     pub(crate) secrets: BTreeMap<String, String>,
     pub(crate) configs: BTreeMap<String, String>,
+    pub(crate) networks: BTreeSet<String>,
 }
 
 impl TopLevel {
@@ -32,30 +34,11 @@ impl TopLevel {
         if let Some(extension) = root.get("x-convoke") {
             extension.note(report, "has no effect here: x-convoke belongs below a service");
         }
-        if let Some(networks) = root.get("networks") {
-            check_networks(&networks, report);
-        }
         Self {
             volumes: root.get("volumes").map(|v| volumes(&v, project, report)).unwrap_or_default(),
             secrets: root.get("secrets").map(|s| grants(&s, report)).unwrap_or_default(),
             configs: root.get("configs").map(|c| grants(&c, report)).unwrap_or_default(),
-        }
-    }
-}
-
-fn check_networks(networks: &Cursor<'_>, report: &mut Report) {
-    for (entry, at) in networks.entries(report) {
-        let empty = match &at.node.value {
-            Value::Null => true,
-            Value::Map(entries) => entries.is_empty(),
-            _ => false,
-        };
-        if entry.key == "default" || empty {
-            report.note(Some(&entry.place), at.path, "has no effect: gangs use the hosts' networks");
-        } else {
-            let message = "networks are not supported by Convoke: gangs use the hosts' networks; \
-                           remove it, or choose one with network_mode";
-            report.problem(Some(&entry.place), at.path, message);
+            networks: networks::declared(root, report),
         }
     }
 }

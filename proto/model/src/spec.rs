@@ -212,6 +212,14 @@ pub struct ContainerOptions {
     pub network_mode: Option<String>,
     pub hostname: Option<String>,
     pub extra_hosts: Vec<String>,
+    /// Addresses of name servers.
+    #[serde(default)]
+    pub dns: Vec<String>,
+    /// Groups, by name or number, that its processes are in beside their own.
+    #[serde(default)]
+    pub group_add: Vec<String>,
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
     /// The registry's manifest that `image` meant at submit (`sha256:…`): every node runs these bits.
     #[serde(default)]
     pub image_digest: Option<String>,

@@ -7,10 +7,12 @@ use convoke_model::{ContainerOptions, DependsCondition, FileGrant, Healthcheck, 
 use super::{Scope, build, device_files, mounts, network};
 use crate::cursor::{Cursor, Unsupported};
 use crate::files::from_home;
+use crate::networks;
 use crate::report::Report;
 
 pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> ContainerOptions {
     let mounts = mounts::read(scope, at, report);
+    networks::of_service(at, &scope.top.networks, report);
     let string = |key, report: &mut Report| at.get(key).and_then(|s| s.string(report));
     let top = scope.top;
     ContainerOptions {
@@ -41,6 +43,9 @@ pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> C
         network_mode: network::network_mode(at.get("network_mode"), report),
         hostname: string("hostname", report),
         extra_hosts: network::extra_hosts(at, report),
+        dns: at.get("dns").map(|d| network::dns(&d, report)).unwrap_or_default(),
+        group_add: at.get("group_add").map(|g| g.strings(report)).unwrap_or_default(),
+        sysctls: at.get("sysctls").map(|s| labels(&s, report)).unwrap_or_default(),
         // What only the submitter's engine knows.
         image_digest: None,
         image_content: None,
