@@ -114,7 +114,7 @@ fn container() -> impl Strategy<Value = ContainerOptions> {
         grants(),
         grants(),
         btree_map(text(), condition, 0..3),
-        (of(text()), of(tree()), texts(), texts(), map()),
+        (of(text()), of(tree()), texts(), texts(), map(), texts()),
     );
     (names, lists, rest).prop_map(|(names, lists, rest)| ContainerOptions {
         container_name: names.0,
@@ -143,6 +143,7 @@ fn container() -> impl Strategy<Value = ContainerOptions> {
         dns: rest.10.2,
         group_add: rest.10.3,
         sysctls: rest.10.4,
+        external_volumes: rest.10.5.into_iter().collect(),
     })
 }
 

@@ -64,6 +64,16 @@ fn what_the_guides_write_for_one_host_is_read_with_a_note() {
 }
 
 #[test]
+fn an_external_volume_keeps_its_name_and_is_not_to_be_made() {
+    let file = "services:\n  train:\n    image: i\n    volumes: ['data:/data', 'cache:/cache', 'lab:/lab']\n\
+                volumes:\n  data: {external: true}\n  cache:\n  lab: {external: true, name: lab-data}\n";
+    let project = load(&[("compose.yaml", file)]);
+    let names: Vec<_> = project.jobs[0].container.external_volumes.iter().map(String::as_str).collect();
+    assert_eq!(names, ["data", "lab-data"]);
+    assert_eq!(load(&[("compose.yaml", &project.to_yaml())]).jobs, project.jobs);
+}
+
+#[test]
 fn networks_of_several_files_are_one_map() {
     let over = "services:\n  train:\n    networks: {back: {aliases: [x]}}\n";
     let base = format!("{}networks:\n  back:\n", text("networks: [back]"));

@@ -42,6 +42,7 @@ impl From<ContainerOptions> for v1::ContainerOptions {
             dns: options.dns,
             group_add: options.group_add,
             sysctls: options.sysctls.into_iter().collect(),
+            external_volumes: options.external_volumes.into_iter().collect(),
             image_digest: options.image_digest,
             image_content: options.image_content.map(Into::into),
         }
@@ -88,6 +89,7 @@ impl TryFrom<v1::ContainerOptions> for ContainerOptions {
             dns: wire.dns,
             group_add: wire.group_add,
             sysctls: wire.sysctls.into_iter().collect(),
+            external_volumes: wire.external_volumes.into_iter().collect(),
             image_digest: wire.image_digest,
             image_content: tree(wire.image_content)?,
         })

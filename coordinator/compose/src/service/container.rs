@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use convoke_model::{ContainerOptions, DependsCondition, FileGrant, Healthcheck, Ulimit};
+use convoke_model::{ContainerOptions, DependsCondition, FileGrant, Healthcheck, MountKind, Ulimit};
 
 use super::{Scope, build, device_files, mounts, network};
 use crate::cursor::{Cursor, Unsupported};
@@ -15,7 +15,11 @@ pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> C
     networks::of_service(at, &scope.top.networks, report);
     let string = |key, report: &mut Report| at.get(key).and_then(|s| s.string(report));
     let top = scope.top;
+    let named = mounts.volumes.iter().filter(|mount| mount.kind == MountKind::Volume);
+    let external =
+        named.map(|mount| mount.source.clone()).filter(|name| top.external.contains(name)).collect();
     ContainerOptions {
+        external_volumes: external,
         container_name: string("container_name", report),
         build: at.get("build").and_then(|b| build::read(scope, &b, report)),
         volumes: mounts.volumes,
