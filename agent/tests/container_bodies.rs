@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use convoke_agent::engine::create::{Context, Node, body, make_sources, needs_library_path};
+use convoke_agent::engine::create::{Context, Node, body, needs_library_path};
 use convoke_agent::engine::gpu::GpuFiles;
 use convoke_agent::engine::{EngineError, RefusedUlimits};
 use convoke_agent::files::{HostMount, HostSource};
@@ -204,22 +204,4 @@ fn an_image_that_asks_for_all_gpus_gets_none_in_a_job_without() {
     };
     assert!(environment(true).contains("NVIDIA_VISIBLE_DEVICES=void"));
     assert!(!environment(false).contains("NVIDIA_VISIBLE_DEVICES"));
-}
-
-#[test]
-fn a_mounted_directory_that_is_missing_is_made_and_told() {
-    let scratch = tempfile::tempdir().unwrap();
-    let mount = |path: PathBuf| HostMount {
-        source: HostSource::Path(path),
-        target: "/data".to_owned(),
-        read_only: true,
-    };
-    let missing = scratch.path().join("a/b");
-    let notes = make_sources(&[mount(missing.clone())]).unwrap();
-    assert!(missing.is_dir() && notes.len() == 1 && notes[0].contains("a/b"), "{notes:?}");
-    assert!(make_sources(&[mount(missing)]).unwrap().is_empty());
-
-    std::fs::write(scratch.path().join("file"), "").unwrap();
-    let error = make_sources(&[mount(scratch.path().join("file/below"))]).unwrap_err().to_string();
-    assert!(error.contains("file/below") && error.contains("/data"), "{error}");
 }

@@ -16,6 +16,9 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Length of a brokered unique id, NCCL's.
 pub const UNIQUE_ID_BYTES: usize = 128;
 
+/// The most data that one frame of a session into a task carries, in bytes, either way.
+pub const TUNNEL_FRAME_BYTES: usize = 64 * 1024;
+
 mod refusal;
 mod wire;
 

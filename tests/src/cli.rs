@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 use crate::{LocalCluster, binary, process};
 
@@ -26,11 +26,17 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// A command that runs; its stdout is read by line.
+/// A command that runs; what it says is read by line.
 #[derive(Debug)]
 pub struct RunningCli {
     child: Child,
-    lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+    stdout: Said<ChildStdout>,
+    stderr: Said<ChildStderr>,
+}
+
+#[derive(Debug)]
+struct Said<R> {
+    lines: Lines<BufReader<R>>,
     read: Vec<String>,
 }
 
@@ -74,8 +80,9 @@ impl Cli {
 
     pub fn start(mut self) -> RunningCli {
         let mut child = self.0.spawn().expect("convoke can be started");
-        let stdout = child.stdout.take().expect("it is piped");
-        RunningCli { child, lines: BufReader::new(stdout).lines(), read: Vec::new() }
+        let stdout = Said::of(child.stdout.take());
+        let stderr = Said::of(child.stderr.take());
+        RunningCli { child, stdout, stderr }
     }
 }
 
@@ -136,35 +143,54 @@ impl RunningCli {
 
     /// Reads stdout until a line contains `text`.
     pub async fn line(&mut self, text: &str) -> String {
-        let read = async {
-            while let Some(line) = self.lines.next_line().await.expect("stdout can be read") {
-                self.read.push(line.clone());
-                if line.contains(text) {
-                    return line;
-                }
-            }
-            panic!("stdout ended without \"{text}\":\n{}", self.read.join("\n"))
-        };
-        tokio::time::timeout(COMMAND_DEADLINE, read)
-            .await
-            .unwrap_or_else(|_| panic!("no \"{text}\" on stdout within {COMMAND_DEADLINE:?}"))
+        self.stdout.line(text).await
     }
 
-    /// Waits for its end; what [`RunningCli::line`] read is part of the stdout.
+    /// Reads stderr until a line contains `text`.
+    pub async fn said(&mut self, text: &str) -> String {
+        self.stderr.line(text).await
+    }
+
+    /// Waits for its end; what was read before is part of its output.
     pub async fn end(mut self) -> Finished {
-        let mut stderr = self.child.stderr.take().expect("it is piped");
         let all = async {
-            let rest = async {
-                while let Some(line) = self.lines.next_line().await.expect("stdout can be read") {
-                    self.read.push(line);
-                }
-            };
-            let mut said = String::new();
-            let (read, ()) = tokio::join!(stderr.read_to_string(&mut said), rest);
-            read.expect("stderr is text");
-            (self.child.wait().await.expect("a child can be waited for"), said)
+            let (stdout, stderr) = tokio::join!(self.stdout.rest(), self.stderr.rest());
+            let status = self.child.wait().await.expect("a child can be waited for");
+            Finished { status, stdout, stderr }
         };
-        let (status, stderr) = tokio::time::timeout(COMMAND_DEADLINE, all).await.expect("it ends in time");
-        Finished { status, stdout: self.read.join("\n"), stderr }
+        tokio::time::timeout(COMMAND_DEADLINE, all).await.expect("it ends in time")
+    }
+}
+
+impl<R: AsyncRead + Unpin> Said<R> {
+    fn of(pipe: Option<R>) -> Self {
+        Self { lines: BufReader::new(pipe.expect("it is piped")).lines(), read: Vec::new() }
+    }
+
+    async fn next(&mut self) -> Option<String> {
+        let line = self.lines.next_line().await.expect("it says text")?;
+        self.read.push(line.clone());
+        Some(line)
+    }
+
+    async fn line(&mut self, text: &str) -> String {
+        let found = async {
+            loop {
+                match self.next().await {
+                    Some(line) if line.contains(text) => return line,
+                    Some(_) => {}
+                    None => panic!("it ended without \"{text}\":\n{}", self.read.join("\n")),
+                }
+            }
+        };
+        tokio::time::timeout(COMMAND_DEADLINE, found)
+            .await
+            .unwrap_or_else(|_| panic!("no \"{text}\" within {COMMAND_DEADLINE:?}"))
+    }
+
+    /// All of it, once it has ended.
+    async fn rest(&mut self) -> String {
+        while self.next().await.is_some() {}
+        self.read.join("\n")
     }
 }

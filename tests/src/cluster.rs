@@ -163,7 +163,8 @@ impl LocalCluster {
     pub fn agent_of(&self, coordinator: &str, node: &str, state_dir: &str, slots: u32) -> Process {
         let mut args = self.agent_args(coordinator, node, state_dir, slots);
         args.push("--advertise-address=127.0.0.1".to_owned());
-        Process::start(&binary("convoke-agent"), &args, &self.log_file(state_dir))
+        let variables = &self.options.agent_variables;
+        Process::start_with(&binary("convoke-agent"), &args, variables, &self.log_file(state_dir))
     }
 
     fn agent_in(&self, namespace: &str, node: &str, slots: u32) -> Process {
@@ -172,7 +173,8 @@ impl LocalCluster {
         let mut args = vec![format!("--net=/run/netns/{namespace}"), "--".to_owned(), agent];
         args.extend(self.agent_args(&self.url(), node, node, slots));
         // It becomes the agent.
-        Process::start(Path::new("nsenter"), &args, &self.log_file(node))
+        let variables = &self.options.agent_variables;
+        Process::start_with(Path::new("nsenter"), &args, variables, &self.log_file(node))
     }
 
     fn agent_args(&self, coordinator: &str, node: &str, state_dir: &str, slots: u32) -> Vec<String> {

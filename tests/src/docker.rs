@@ -18,7 +18,7 @@ fn run(args: &[&str]) -> std::io::Result<Output> {
 }
 
 /// What is missing on this host before containers of these images can run.
-pub fn missing(images: &[&str]) -> Option<String> {
+pub(crate) fn missing(images: &[&str]) -> Option<String> {
     match run(&["version", "--format", "{{.Server.Version}}"]) {
         Err(error) => return Some(format!("the docker command: {error}")),
         Ok(output) if !output.status.success() => {

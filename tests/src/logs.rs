@@ -4,6 +4,9 @@
 use std::fs;
 use std::path::Path;
 
+/// What the coordinator says where it got no processor for a while: it is the machine that is busy.
+const STARVED: &str = "the coordinator did not run for ";
+
 /// A line that belongs to a story.
 #[derive(Debug, Clone)]
 pub struct Announced {
@@ -13,14 +16,15 @@ pub struct Announced {
     pub text: String,
 }
 
-/// Lines at level WARN or ERROR, and panics, that are not `announced`; each with the name of its
-/// log.
+/// Lines at level WARN or ERROR, and panics, that are neither `announced` nor about a starved machine;
+/// each with the name of its log.
 pub fn complaints(logs: &Path, announced: &[Announced]) -> Vec<String> {
     let is_it = |line: &str, announced: &Announced| {
         let line = line.strip_prefix(&announced.process).and_then(|rest| rest.strip_prefix(": "));
         line.is_some_and(|line| line.contains(&announced.text))
     };
-    let unannounced = |line: &&String| !announced.iter().any(|a| is_it(line, a));
+    let starved = Announced { process: "coordinator".to_owned(), text: STARVED.to_owned() };
+    let unannounced = |line: &&String| !announced.iter().chain([&starved]).any(|a| is_it(line, a));
     let complaint = |line: &&String| {
         line.contains("panicked at") || line.split_whitespace().take(4).any(|w| w == "WARN" || w == "ERROR")
     };
@@ -52,6 +56,9 @@ mod tests {
                     2026-01-01T00:00:00Z ERROR a: disk full\n\
                     thread 'main' panicked at x.rs:1:1:\n";
         fs::write(logs.path().join("agent-1.log"), text).unwrap();
+        let starved =
+            "2026-01-01T00:00:00Z  WARN a: the coordinator did not run for 3 s; no node is judged\n";
+        fs::write(logs.path().join("coordinator.log"), starved).unwrap();
         let announced =
             |process: &str| Announced { process: process.to_owned(), text: "node lost".to_owned() };
         assert_eq!(complaints(logs.path(), &[announced("agent-2")]).len(), 3);

@@ -21,6 +21,8 @@ pub struct ClusterOptions {
     pub data_dir: Option<PathBuf>,
     /// Further arguments of every agent; `{node}` is its node's name.
     pub agent_args: Vec<String>,
+    /// Of every agent's environment.
+    pub agent_variables: Vec<(String, String)>,
 }
 
 impl Default for ClusterOptions {
@@ -35,6 +37,7 @@ impl Default for ClusterOptions {
             namespaces: Vec::new(),
             data_dir: None,
             agent_args: Vec::new(),
+            agent_variables: Vec::new(),
         }
     }
 }

@@ -20,12 +20,23 @@ pub struct Process {
 impl Process {
     /// Starts `program`; what it says is appended to `log`.
     pub fn start(program: &Path, args: &[impl AsRef<OsStr>], log: &Path) -> Self {
+        Self::start_with(program, args, &[], log)
+    }
+
+    /// The same, with further variables in its environment.
+    pub fn start_with(
+        program: &Path,
+        args: &[impl AsRef<OsStr>],
+        variables: &[(String, String)],
+        log: &Path,
+    ) -> Self {
         let stderr = OpenOptions::new().create(true).append(true).open(log).expect("the log can be opened");
         let child = Command::new(program)
             .args(args)
             .env("NO_COLOR", "1")
             .env("PATH", path())
             .env_remove("CONVOKE_COORDINATOR")
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr)

@@ -1,4 +1,4 @@
-//! A wire between a client and the coordinator that a story can cut.
+//! A wire between a client and the coordinator that a story can cut, or keep the answers of.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::LocalCluster;
@@ -27,6 +28,8 @@ struct State {
     sent: AtomicU64,
     /// The connection that carries this byte is broken, once.
     cut_at: AtomicU64,
+    /// Nothing reaches clients.
+    held: watch::Sender<bool>,
 }
 
 impl Wire {
@@ -34,7 +37,11 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound");
         let target = cluster.url().trim_start_matches("http://").to_owned();
-        let state = Arc::new(State { sent: AtomicU64::new(0), cut_at: AtomicU64::new(NEVER) });
+        let state = Arc::new(State {
+            sent: AtomicU64::new(0),
+            cut_at: AtomicU64::new(NEVER),
+            held: watch::Sender::new(false),
+        });
         let shared = state.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -44,8 +51,8 @@ impl Wire {
                 let state = shared.clone();
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = forward(from_client, to_server, Some(&state)) => {}
-                        () = forward(from_server, to_client, None) => {}
+                        () = forward(from_client, to_server, &state, Way::There) => {}
+                        () = forward(from_server, to_client, &state, Way::Back) => {}
                     }
                 });
             }
@@ -60,6 +67,11 @@ impl Wire {
     /// Breaks the connection on which the clients' next so many bytes are reached.
     pub fn cut_after(&self, bytes: u64) {
         self.state.cut_at.store(self.sent() + bytes, Ordering::SeqCst);
+    }
+
+    /// Keeps what the coordinator answers from here on, until it is let go.
+    pub fn hold_answers(&self, hold: bool) {
+        self.state.held.send_replace(hold);
     }
 
     /// Whether it was cut since it was told to be.
@@ -79,18 +91,27 @@ impl Drop for Wire {
     }
 }
 
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, counted: Option<&State>) {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    There,
+    Back,
+}
+
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State, way: Way) {
+    let mut held = state.held.subscribe();
     let mut buffer = vec![0; 64 << 10];
     while let Ok(n) = from.read(&mut buffer).await
         && n > 0
     {
-        if let Some(state) = counted {
+        if way == Way::There {
             let sent = state.sent.fetch_add(n as u64, Ordering::SeqCst) + n as u64;
             let cut_at = state.cut_at.load(Ordering::SeqCst);
             if sent >= cut_at {
                 state.cut_at.store(NEVER, Ordering::SeqCst);
                 return;
             }
+        } else if held.wait_for(|held| !held).await.is_err() {
+            return;
         }
         if to.write_all(&buffer[..n]).await.is_err() {
             return;

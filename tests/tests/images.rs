@@ -4,58 +4,29 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::process::{Command, ExitCode, Output};
 
 use convoke_proto::v1;
-use convoke_tests::{Cli, ClusterOptions, LocalCluster, eventually, hex};
-use libtest_mimic::{Arguments, Failed, Trial};
-
-const REGISTRY: &str = "docker-registry";
-
-type Story = fn() -> Result<(), Failed>;
-
-const STORIES: &[(&str, bool, Story)] = &[
-    ("an_image_that_no_registry_has_is_sent_once_and_then_only_what_changed", false, || told(&[], sent_once)),
-    ("a_build_section_is_built_here_and_again_when_told_to", false, || told(&[], built)),
-    ("a_build_that_fails_says_so_and_submits_nothing", false, || told(&[], failing_build)),
-    ("what_a_container_needs_goes_out_and_what_it_writes_comes_back", false, || told(&[1, 1], round_trip)),
-    ("an_image_of_a_registry_is_pinned_and_not_sent_unless_told_to", true, || told(&[], pinned)),
-];
+use convoke_tests::{Cli, ClusterOptions, LocalCluster, Needs, Registry, block_on, hex, story};
 
 fn main() -> ExitCode {
-    let args = Arguments::from_args();
-    // What is only listed needs nothing.
-    let engine = if args.list { None } else { missing_engine() };
-    let registry = engine.clone().or_else(|| if args.list { None } else { missing_registry() });
-    let trials = STORIES.iter().map(|(name, needs_registry, story)| {
-        match if *needs_registry { &registry } else { &engine } {
-            None => Trial::test(*name, story),
-            Some(missing) => {
-                Trial::test(format!("{name} (not run: {missing})"), || Ok(())).with_ignored_flag(true)
-            }
-        }
-    });
-    libtest_mimic::run(&args, trials.collect()).exit_code()
+    story::run(vec![
+        ("an_image_that_no_registry_has_is_sent_once_and_then_only_what_changed", Needs::Engine, || {
+            told(&[], sent_once);
+        }),
+        ("a_build_section_is_built_here_and_again_when_told_to", Needs::Engine, || told(&[], built)),
+        ("a_build_that_fails_says_so_and_submits_nothing", Needs::Engine, || told(&[], failing_build)),
+        ("what_a_container_needs_goes_out_and_what_it_writes_comes_back", Needs::Engine, || {
+            told(&[1, 1], round_trip);
+        }),
+        ("an_image_of_a_registry_is_pinned_and_not_sent_unless_told_to", Needs::Registry, || {
+            told(&[], pinned);
+        }),
+    ])
 }
 
-fn missing_engine() -> Option<String> {
-    let asked = Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]).output();
-    match asked {
-        Err(error) => Some(format!("the docker command: {error}")),
-        Ok(output) if output.status.success() => None,
-        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-    }
-}
-
-fn missing_registry() -> Option<String> {
-    let found = Command::new(REGISTRY).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    found.is_err().then(|| format!("{REGISTRY} is not installed; apt-get install docker-registry"))
-}
-
-fn told<F: Future<Output = ()>>(slots: &[u32], story: fn(Scene) -> F) -> Result<(), Failed> {
-    let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(async { story(Scene::start(slots).await).await });
-    Ok(())
+fn told<F: Future<Output = ()>>(slots: &[u32], story: fn(Scene) -> F) {
+    block_on(async { story(Scene::start(slots).await).await });
 }
 
 /// A coordinator, nodes if the story needs them, and a project whose one service runs an image of this story's own.
@@ -300,39 +271,4 @@ async fn pinned(mut scene: Scene) {
     assert!(gone.stderr.contains("what its registry has could not be told"), "{}", gone.stderr);
     assert!(scene.container("gone").await.image_digest.is_none());
     scene.cluster.finish().await;
-}
-
-/// Debian's docker-registry, on a port of its own.
-struct Registry {
-    child: Child,
-    address: String,
-}
-
-impl Registry {
-    async fn start(dir: &Path) -> Self {
-        let (config, log) = (dir.join("registry.yml"), dir.join("registry.log"));
-        let data = dir.join("registry");
-        let text = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n",
-            data.display()
-        );
-        fs::write(&config, text).expect("it is writable");
-        let file = fs::File::create(&log).expect("it is writable");
-        let mut command = Command::new(REGISTRY);
-        command.arg("serve").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
-        let child = command.spawn().expect("the registry can be started");
-        let address = eventually("the registry listens", async || {
-            let said = fs::read_to_string(&log).ok()?;
-            let (_, rest) = said.split_once("listening on ")?;
-            Some(rest.split([',', '"', ' ']).next()?.to_owned())
-        });
-        Self { address: address.await, child }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

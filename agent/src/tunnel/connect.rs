@@ -6,14 +6,14 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use convoke_proto::v1;
 use convoke_proto::v1::tunnel_frame::Frame;
+use convoke_proto::{TUNNEL_FRAME_BYTES, v1};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
-use super::frames::{Broken, FRAME, In, Out};
+use super::frames::{Broken, In, Out};
 
 /// On one host; a listener that does not take a connection for so long hangs.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub(super) async fn connect(pid: u32, port: u16, mut input: In, output: Out) -> 
 }
 
 async fn send(mut reader: OwnedReadHalf, output: Out) -> Result<(), Broken> {
-    let mut buffer = vec![0; FRAME];
+    let mut buffer = vec![0; TUNNEL_FRAME_BYTES];
     loop {
         let read = tokio::select! {
             read = reader.read(&mut buffer) => read,

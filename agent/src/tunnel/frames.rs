@@ -1,14 +1,11 @@
 //! The two directions of a tunnel.
 
 use bytes::Bytes;
-use convoke_proto::v1;
 use convoke_proto::v1::tunnel_frame::Frame;
+use convoke_proto::{TUNNEL_FRAME_BYTES, v1};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::Streaming;
-
-/// The most data of one frame, by the API.
-pub(super) const FRAME: usize = 64 * 1024;
 
 /// Frames of a direction that wait; of 64 KiB, they hide a round trip.
 pub(super) const FRAMES: usize = 4;
@@ -45,7 +42,7 @@ impl Out {
     /// Sends bytes in frames that are not too large.
     pub(super) async fn data(&self, mut bytes: Bytes, to: fn(Bytes) -> Frame) -> Result<(), Broken> {
         while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(FRAME));
+            let piece = bytes.split_to(bytes.len().min(TUNNEL_FRAME_BYTES));
             self.send(to(piece)).await?;
         }
         Ok(())

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use bollard::models::VolumeCreateRequest;
 use convoke_model::DesiredReplica;
-use tracing::info;
 
 use super::image;
 use super::paths::{Inside, NamedDir, absolute, covering};
 use super::prepare::Refusal;
+use crate::engine::EngineError;
 use crate::engine::images::Image;
-use crate::engine::{EngineError, create};
 use crate::files::{HostMount, HostSource};
 use crate::host::Host;
 use crate::runtime::docker::Reached;
@@ -29,7 +28,7 @@ pub(super) async fn image(host: &Host, desired: &DesiredReplica) -> Result<Optio
     }
 }
 
-/// Makes sure of the mounts' sources.
+/// Finds out where the job's directories are.
 pub(super) async fn prepare(
     host: &Host,
     desired: &DesiredReplica,
@@ -38,10 +37,6 @@ pub(super) async fn prepare(
 ) -> Result<Inside, Refusal> {
     let reached = reached(host).await?;
     external_volumes(host, desired, &reached).await?;
-    let notes = create::make_sources(mounts).map_err(|e| Refusal::for_now(crate::work::with_sources(&e)))?;
-    for note in notes {
-        info!(job = %desired.job, "{note}");
-    }
     let checkpoints = match &desired.spec.checkpoint.dir {
         None => None,
         Some(directory) => {

@@ -6,7 +6,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use anstyle::Style;
 use clap::ValueEnum;
 use comfy_table::presets::NOTHING;
-use comfy_table::{Row, Table};
+use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table};
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -57,6 +58,12 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
+/// Between two columns.
+const GAP: u16 = 3;
+
+/// Room for the last cell, with the gap after it, however narrow the terminal is.
+const LAST_CELL: u16 = 20;
+
 /// A table without borders, as docker and kubectl print them.
 pub(crate) struct Grid(Table);
 
@@ -72,18 +79,58 @@ impl Grid {
         self.0.add_row(cells);
     }
 
-    pub(crate) fn print(mut self) -> Result<(), Failure> {
+    /// On a terminal a row is a line: its last cell ends with … where it would be longer.
+    pub(crate) fn print(self) -> Result<(), Failure> {
+        let width = tcgetwinsize(io::stdout()).map(|size| size.ws_col).ok().filter(|width| *width > 0);
+        self.lines(width).iter().try_for_each(|text| line(text))
+    }
+
+    fn lines(mut self, width: Option<u16>) -> Vec<String> {
         for column in self.0.column_iter_mut() {
-            column.set_padding((0, 3));
+            column.set_padding((0, GAP));
         }
-        for text in self.0.lines() {
-            line(text.trim_end())?;
+        if let Some(width) = width {
+            let last = self.0.column_count().saturating_sub(1);
+            let fixed = self.0.column_max_content_widths().into_iter().take(last);
+            let least = fixed.fold(LAST_CELL, |sum, column| sum.saturating_add(column + GAP));
+            self.0.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.max(least));
+            self.0.column_iter_mut().take(last).for_each(|column| {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            });
+            self.0.row_iter_mut().for_each(|row| _ = row.max_height(1));
         }
-        Ok(())
+        self.0.lines().map(|text| text.trim_end().to_owned()).collect()
     }
 }
 
 /// `text` in `style`, for a line that anstream prints.
 pub(crate) fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_terminal_a_row_is_a_line_and_elsewhere_all_of_it_is_there() {
+        let of = |width| {
+            let mut grid = Grid::new(&["NAME", "STATE", "REASON"]);
+            let state = paint(super::super::text::red(), "failed");
+            grid.row(vec!["train", &state, "rank 0 on node-a: a long story of many words"]);
+            grid.row(vec!["other", "running", "short"]);
+            let lines = grid.lines(width);
+            lines.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect::<Vec<_>>()
+        };
+        assert!(of(None)[1].ends_with("of many words"));
+        let cut = of(Some(48));
+        assert!(
+            cut[1].starts_with("train   failed    rank 0 on node-a: a") && cut[1].ends_with('…'),
+            "{cut:?}"
+        );
+        assert!(cut.iter().all(|line| line.chars().count() <= 48), "{cut:?}");
+        assert_eq!((cut.len(), cut[2].as_str()), (3, "other   running   short"));
+        let narrow = of(Some(10));
+        assert!(narrow.len() == 3 && narrow[1].starts_with("train   failed    rank 0"), "{narrow:?}");
+    }
 }

@@ -16,6 +16,7 @@ pub(crate) struct Interrupts {
     int: Signal,
     term: Signal,
     hup: Signal,
+    again: Option<Interrupt>,
 }
 
 impl Interrupts {
@@ -24,11 +25,20 @@ impl Interrupts {
             int: signal(SignalKind::interrupt())?,
             term: signal(SignalKind::terminate())?,
             hup: signal(SignalKind::hangup())?,
+            again: None,
         })
+    }
+
+    /// Leaves `interrupt` to whoever waits next: they know better what it means now.
+    pub(crate) fn again(&mut self, interrupt: Interrupt) {
+        self.again = Some(interrupt);
     }
 
     /// Waits for the next one. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Interrupt {
+        if let Some(interrupt) = self.again.take() {
+            return interrupt;
+        }
         tokio::select! {
             _ = self.int.recv() => Interrupt::Stop,
             _ = self.term.recv() => Interrupt::Stop,

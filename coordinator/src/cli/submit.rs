@@ -14,7 +14,7 @@ use super::failure::{Failure, exit};
 use super::link::Link;
 use super::receive::{self, Places};
 use super::ship::{self, Sent, ShipArgs, Shipping};
-use super::signals::Interrupts;
+use super::signals::{Interrupt, Interrupts};
 use super::{Context, inspect, stop, text};
 
 /// How jobs are submitted.
@@ -66,21 +66,29 @@ impl Submit {
         let Session { link, screen, mut interrupts } = session;
         // What waits for nobody goes first: fewer jobs are told of a service that is not there yet.
         jobs.sort_by_key(|job| !job.container.depends_on.is_empty());
-        let submitted = async {
-            let shipping = Shipping { link: &link, screen: &screen, args: &self.ship };
-            if jobs.iter().any(ship::travels) {
-                self.check_first(&link, &jobs).await?;
+        let mut progress = Progress::default();
+        let interrupt = tokio::select! {
+            submitted = Box::pin(self.submit(&link, &screen, &mut jobs, &mut progress)) => {
+                submitted?;
+                None
             }
-            Box::pin(self.ship_and_submit(&shipping, &mut jobs)).await
+            interrupt = interrupts.next() => Some(interrupt),
         };
-        let (jobs, places) = tokio::select! {
-            submitted = submitted => submitted?,
-            _ = interrupts.next() => return Err(Failure::interrupted()),
-        };
-        if self.detach {
-            return stop::print(context, jobs);
+        if let Some(interrupt) = interrupt {
+            progress.find_out(&link, &screen, &mut interrupts).await?;
+            let left = &jobs[progress.accepted.len()..];
+            if self.detach || interrupt == Interrupt::Hangup || progress.accepted.is_empty() {
+                return Err(interrupted(&progress.accepted, left));
+            }
+            if !left.is_empty() {
+                screen.note(&not_submitted(left));
+            }
+            interrupts.again(interrupt);
+        } else if self.detach {
+            return stop::print(context, progress.accepted);
         }
-        attach::to_the_end(&link, screen, jobs, places, interrupts).await
+        let places = progress.places(&jobs)?;
+        attach::to_the_end(&link, screen, progress.accepted, places, interrupts).await
     }
 
     /// What a submit would refuse is refused before anything is shipped.
@@ -108,58 +116,139 @@ impl Submit {
     }
 
     /// Takes along what the jobs need, and submits them.
-    async fn ship_and_submit(
+    async fn submit(
         &self,
-        shipping: &Shipping<'_>,
+        link: &Arc<Link>,
+        screen: &Screen,
         jobs: &mut [JobSpec],
-    ) -> Result<(Vec<v1::Job>, Vec<(Places, Sent)>), Failure> {
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
+        let travels = jobs.iter().any(ship::travels);
+        if travels {
+            self.check_first(link, jobs).await?;
+        }
+        let shipping = Shipping { link, screen, args: &self.ship };
         let mut again = true;
-        let mut accepted = Vec::new();
         loop {
-            let since = SystemTime::now();
-            let sent = shipping.ship(jobs).await?;
-            match self.submit(shipping.link, jobs, &mut accepted).await {
-                Ok(()) => {
-                    accepted.iter().zip(&*jobs).filter(|(_, job)| ship::travels(job)).for_each(
-                        |(accepted, _)| {
-                            receive::submitted(&accepted.id, since);
-                        },
-                    );
-                    // By what was submitted: where files go is not the coordinator's to say.
-                    let places = jobs.iter().map(|job| Places::of(job, None));
-                    let places = places.zip(sent).map(|(places, sent)| Ok((places?, sent)));
-                    return Ok((accepted, places.collect::<Result<_, Failure>>()?));
-                }
+            progress.since = travels.then(SystemTime::now);
+            progress.sent = shipping.ship(jobs).await?;
+            match self.submit_rest(link, jobs, progress).await {
                 // The coordinator lost some of it since it was asked: its disk was damaged, say.
                 Err(failure) if failure.reason == "MISSING_CONTENT" && again => again = false,
-                Err(failure) => return Err(failure),
+                submitted => return submitted,
             }
         }
     }
 
-    /// Submits all; when one is refused, says which had been accepted before.
-    async fn submit(
+    /// Submits what is not accepted yet; when one is refused, says which had been accepted before.
+    async fn submit_rest(
         &self,
         link: &Link,
         specs: &[JobSpec],
-        accepted: &mut Vec<v1::Job>,
+        progress: &mut Progress,
     ) -> Result<(), Failure> {
-        for spec in &specs[accepted.len()..] {
+        for spec in &specs[progress.accepted.len()..] {
             let request = v1::SubmitJobRequest {
                 idempotency_key: Uuid::new_v4().to_string(),
                 spec: Some(spec.clone().into()),
                 replace: self.replace,
                 wait_for_nodes: self.wait_for_nodes,
             };
-            let answer = link.call(request, |mut c, r| async move { c.jobs.submit_job(r).await }).await;
-            match answer.map(|response| response.job) {
-                Ok(Some(job)) => accepted.push(job),
-                Ok(None) => return Err(Failure::new(exit::FAILED, "COORDINATOR", "the answer names no job")),
-                Err(failure) => return Err(refused(failure, spec.name.as_str(), accepted)),
-            }
+            progress
+                .ask(link, request)
+                .await
+                .map_err(|failure| refused(failure, spec.name.as_str(), &progress.accepted))?;
         }
         Ok(())
     }
+}
+
+/// How far a submit has come: what an interrupt leaves behind.
+#[derive(Default)]
+struct Progress {
+    /// When the files were looked at, where some travel, and what each job's mounts held.
+    since: Option<SystemTime>,
+    sent: Vec<Sent>,
+    /// What was asked and is not answered.
+    asked: Option<v1::SubmitJobRequest>,
+    /// The first of the jobs.
+    accepted: Vec<v1::Job>,
+}
+
+impl Progress {
+    async fn ask(&mut self, link: &Link, request: v1::SubmitJobRequest) -> Result<(), Failure> {
+        self.asked = Some(request.clone());
+        let answer = link.call(request, |mut c, r| async move { c.jobs.submit_job(r).await });
+        let answer = Box::pin(answer).await?;
+        self.asked = None;
+        let job = answer.job;
+        let job = job.ok_or_else(|| Failure::new(exit::FAILED, "COORDINATOR", "the answer names no job"))?;
+        if let Some(since) = self.since {
+            receive::submitted(&job.id, since);
+        }
+        self.accepted.push(job);
+        Ok(())
+    }
+
+    /// After an interrupt: asks again what was not answered. The same key is the same job, accepted or not.
+    async fn find_out(
+        &mut self,
+        link: &Link,
+        screen: &Screen,
+        interrupts: &mut Interrupts,
+    ) -> Result<(), Failure> {
+        let Some(request) = self.asked.take() else { return Ok(()) };
+        let name = request.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
+        screen
+            .note(&format!("interrupted: asking whether {name} was accepted (Ctrl-C again leaves at once)"));
+        let why = tokio::select! {
+            asked = self.ask(link, request) => match asked {
+                Ok(()) => return Ok(()),
+                Err(failure) if failure.exit == exit::REFUSED => return Ok(()),
+                Err(failure) => failure.message,
+            },
+            _ = interrupts.next() => "interrupted again".to_owned(),
+        };
+        let mut names = names(&self.accepted);
+        let accepted =
+            if names.is_empty() { String::new() } else { format!("; running: {}", names.join(", ")) };
+        names.push(&name);
+        let message = format!("whether {name} was accepted is not known: {why}{accepted}");
+        let stop = names.join(" ");
+        Err(Failure::new(exit::INTERRUPTED, "INTERRUPTED", message)
+            .hint(format!("`convoke ps -a` shows it if it was; `convoke stop {stop}` ends what runs")))
+    }
+
+    /// Where the files of the accepted jobs go: by what was submitted, for it is not the coordinator's to say.
+    fn places(&mut self, specs: &[JobSpec]) -> Result<Vec<(Places, Sent)>, Failure> {
+        let specs = specs.iter().take(self.accepted.len());
+        specs
+            .zip(std::mem::take(&mut self.sent))
+            .map(|(job, sent)| Ok((Places::of(job, None)?, sent)))
+            .collect()
+    }
+}
+
+/// What an interrupt of a submit leaves, where nothing is stopped.
+fn interrupted(accepted: &[v1::Job], left: &[JobSpec]) -> Failure {
+    let failure = |message| Failure::new(exit::INTERRUPTED, "INTERRUPTED", message);
+    if accepted.is_empty() {
+        return failure("interrupted before anything was submitted".to_owned());
+    }
+    let one = |job: &v1::Job| format!("{} ({})", text::job_name(job), job.id);
+    let running = accepted.iter().map(one).collect::<Vec<_>>().join(", ");
+    let rest = if left.is_empty() { String::new() } else { format!("; {}", not_submitted(left)) };
+    failure(format!("interrupted; accepted and running: {running}{rest}"))
+        .hint(format!("`convoke stop {}` ends what runs", names(accepted).join(" ")))
+}
+
+fn not_submitted(jobs: &[JobSpec]) -> String {
+    let names: Vec<_> = jobs.iter().map(|job| job.name.as_str()).collect();
+    format!("not submitted: {}", names.join(", "))
+}
+
+fn names(jobs: &[v1::Job]) -> Vec<&str> {
+    jobs.iter().map(text::job_name).collect()
 }
 
 /// Adds what to do to a refused submit.
@@ -177,8 +266,12 @@ pub(crate) fn refused(mut failure: Failure, name: &str, accepted: &[v1::Job]) ->
         };
     }
     if !accepted.is_empty() {
-        let names: Vec<_> = accepted.iter().map(text::job_name).collect();
-        failure.message += &format!(" (accepted before it and running: {})", names.join(", "));
+        let names = names(accepted);
+        failure.message += &format!(
+            " (accepted before it and running: {}; `convoke stop {}` ends what runs)",
+            names.join(", "),
+            names.join(" ")
+        );
     }
     failure
 }

@@ -4,12 +4,9 @@
 use std::fs;
 
 use convoke_proto::v1;
-use convoke_tests::{docker, eventually};
+use convoke_tests::{BASE, JOB, Scene, docker, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-
-use super::needs::BASE;
-use super::scene::{JOB, Scene};
 
 const SERVER: &str = "mkdir -p /www && echo 'hello from the node' > /www/index.html
 exec httpd -f -p 8000 -h /www";

@@ -1,16 +1,21 @@
 //! A disk that is full is told of, and nothing is half done.
 
-use std::path::Path;
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use convoke_tests::{ClusterOptions, LocalCluster};
+use convoke_proto::v1;
+use convoke_tests::{BASE, ClusterOptions, JOB, LocalCluster, Registry, docker};
+
+use super::hosts::Hosts;
 
 /// A small file system in memory, unmounted when dropped.
-struct Disk(tempfile::TempDir);
+struct Disk(PathBuf);
 
 impl Disk {
-    fn of(size: &str) -> Self {
-        let disk = Self(tempfile::tempdir().expect("a temporary directory"));
+    fn at(directory: &Path, size: &str) -> Self {
+        let disk = Self(directory.to_owned());
         disk.mount(&format!("size={size},mode=700"));
         disk
     }
@@ -19,28 +24,36 @@ impl Disk {
         self.mount(&format!("remount,size={size}"));
     }
 
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
     fn mount(&self, options: &str) {
         let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", options, "convoke"]).arg(self.path()).status();
+            Command::new("mount").args(["-t", "tmpfs", "-o", options, "convoke"]).arg(&self.0).status();
         assert!(mounted.is_ok_and(|status| status.success()), "it is not mounted");
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+        // It may be unmounted already, which umount would say.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
     }
 }
 
+/// Bytes that no compression makes less of, other ones for each `seed`.
+fn noise(seed: u32, bytes: usize) -> Vec<u8> {
+    let mut state = seed + 1;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
 pub(crate) async fn a_coordinator_whose_disk_is_full_takes_nothing_and_works_once_it_has_space() {
-    let disk = Disk::of("24m");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let disk = Disk::at(directory.path(), "24m");
     let options = ClusterOptions {
         slots: Vec::new(),
-        data_dir: Some(disk.path().join("data")),
+        data_dir: Some(directory.path().join("data")),
         ..ClusterOptions::default()
     };
     let cluster = LocalCluster::start_with(options).await;
@@ -51,13 +64,8 @@ pub(crate) async fn a_coordinator_whose_disk_is_full_takes_nothing_and_works_onc
                    volumes: [\"./data:/data:ro\"]\n";
     std::fs::write(project.join("compose.yaml"), compose).expect("it is writable");
     for n in 0..8_u8 {
-        // Different bytes in each: equal contents are stored once.
-        let mut state = u32::from(n) + 1;
-        let mut noise = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        };
-        let bytes: Vec<u8> = (0..4 << 20).map(|_| noise()).collect();
+        // Equal contents are stored once.
+        let bytes = noise(n.into(), 4 << 20);
         std::fs::write(project.join(format!("data/{n}.bin")), bytes).expect("it is writable");
     }
     let up = || {
@@ -73,4 +81,32 @@ pub(crate) async fn a_coordinator_whose_disk_is_full_takes_nothing_and_works_onc
     up().await.expect_code(0);
     assert_eq!(cluster.all_jobs().await.len(), 1);
     cluster.finish().await;
+}
+
+pub(crate) async fn an_engine_whose_disk_fills_up_in_a_pull_is_told_of_and_the_job_runs_once_there_is_space()
+{
+    let mut disk = None;
+    let hosts = Hosts::start_with(&[1], &["--keep-free=0"], |data| disk = Some(Disk::at(data, "64m"))).await;
+    let disk = disk.expect("it was mounted");
+    let scene = &hosts.scene;
+    let registry = Registry::start_at(Ipv4Addr::UNSPECIFIED, scene.cluster.directory(), "").await;
+    let (_, port) = registry.address.rsplit_once(':').expect("HOST:PORT");
+    let (here, there) =
+        (format!("127.0.0.1:{port}/large:1"), format!("{}:{port}/large:1", hosts.networks.host()));
+    // Zeros: a small layer on its way, which nobody would refuse, and a large one where it is unpacked.
+    scene.write("image/Dockerfile", &format!("FROM {BASE}\nCOPY large /large\n"));
+    let large = File::create(scene.project.join("image/large")).expect("it is writable");
+    large.set_len(128 << 20).expect("files may have holes");
+    docker(&["build", "--tag", &here, &scene.project.join("image").display().to_string()]);
+    docker(&["push", &here]);
+    docker(&["image", "rm", "--force", &here]);
+
+    scene.compose(&format!("image: {there}\ncommand: ls /large"));
+    let words = ["the disk filled up while the engine fetched", "free some space below", "node-0"];
+    scene.up_fails(1, &words).await;
+    disk.grow("1g");
+    scene.convoke(&["restart", JOB]).run().await.expect_code(0);
+    scene.cluster.wait_state(JOB, v1::JobState::Succeeded).await;
+    drop(registry);
+    hosts.finish().await;
 }

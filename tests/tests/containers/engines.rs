@@ -1,111 +1,12 @@
-//! Two hosts as far as containers can tell: a network and a Docker Engine each.
-
-use std::path::Path;
+//! Engines of the nodes' own: a gang over two of them, and one that stops in the middle of a job.
 
 use convoke_proto::v1;
-use convoke_tests::process::Process;
-use convoke_tests::{ClusterOptions, LocalCluster, docker, eventually, procfs, repository};
+use convoke_tests::{BASE, JOB, repository};
 
-use super::namespaces::Networks;
-use super::needs::BASE;
-use super::scene::{JOB, Scene};
-
-/// A dockerd without images, in a network namespace.
-struct Engine {
-    dockerd: Process,
-    socket: String,
-}
-
-/// Where the engines have everything; nothing of it runs or is mounted once it is dropped.
-struct Home(tempfile::TempDir);
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        procfs::kill_all(&procfs::mentioning(&self.0.path().display().to_string()));
-        procfs::unmount_below(self.0.path());
-    }
-}
-
-impl Engine {
-    async fn start(directory: &Path, node: &str, namespace: &str) -> Self {
-        let path = |name: &str| directory.join(format!("{node}{name}")).display().to_string();
-        let socket = path(".sock");
-        // Not the host's own, which may say other things.
-        std::fs::write(path(".json"), "{}").expect("it is writable");
-        let args = [
-            format!("--net=/run/netns/{namespace}"),
-            "--".to_owned(),
-            "dockerd".to_owned(),
-            format!("--config-file={}", path(".json")),
-            format!("--host=unix://{socket}"),
-            format!("--data-root={}", path(".data")),
-            format!("--exec-root={}", path(".exec")),
-            format!("--pidfile={}", path(".pid")),
-            "--bridge=none".to_owned(),
-            "--iptables=false".to_owned(),
-            "--ip6tables=false".to_owned(),
-        ];
-        let mut dockerd = Process::start(Path::new("nsenter"), &args, Path::new(&path(".log")));
-        eventually(&format!("the engine of {node} is there"), async || {
-            assert!(dockerd.ended().is_none(), "{}", dockerd.log());
-            std::os::unix::net::UnixStream::connect(&socket).ok()
-        })
-        .await;
-        Self { dockerd, socket }
-    }
-
-    fn images(&self) -> String {
-        docker(&[
-            "--host",
-            &format!("unix://{}", self.socket),
-            "images",
-            "--format",
-            "{{.Repository}}:{{.Tag}}",
-        ])
-    }
-
-    async fn stop(mut self) {
-        self.dockerd.terminate("dockerd").await;
-    }
-}
-
-/// Two nodes that share nothing but a network.
-struct Hosts {
-    engines: Vec<Engine>,
-    scene: Scene,
-    networks: Networks,
-    _home: Home,
-}
-
-impl Hosts {
-    async fn start(slots: u32) -> Self {
-        let networks = Networks::new();
-        let home = Home(tempfile::Builder::new().prefix("convoke-engines-").tempdir().expect("a directory"));
-        let mut engines = Vec::new();
-        for node in 0..2 {
-            engines.push(Engine::start(home.0.path(), &LocalCluster::node(node), &networks.name(node)).await);
-        }
-        assert!(engines.iter().all(|engine| engine.images().is_empty()), "engines begin with nothing");
-        let scene = Scene::start_with(ClusterOptions {
-            address: networks.host(),
-            namespaces: vec![networks.name(0), networks.name(1)],
-            agent_args: vec![format!("--docker-socket={}/{{node}}.sock", home.0.path().display())],
-            ..ClusterOptions::containers(&[slots, slots])
-        })
-        .await;
-        Self { engines, scene, networks, _home: home }
-    }
-
-    async fn finish(self) {
-        self.scene.cluster.finish().await;
-        for engine in self.engines {
-            engine.stop().await;
-        }
-    }
-}
+use super::hosts::Hosts;
 
 pub(crate) async fn a_gang_on_two_hosts_with_engines_of_their_own_gets_its_image_and_meets() {
-    let hosts = Hosts::start(1).await;
+    let hosts = Hosts::start(&[1, 1]).await;
     let scene = &hosts.scene;
     let script = "ping -c 1 $(hostname) | head -n 1
         if [ $NODE_RANK = 0 ]; then
@@ -132,7 +33,7 @@ pub(crate) async fn a_gang_on_two_hosts_with_engines_of_their_own_gets_its_image
 
 /// Runs jobs of `tests/frameworks` as they stand, on two nodes; every rank of `world` says the `sum`.
 async fn frameworks(directory: &str, files: &[&str], world: usize, sum: usize) {
-    let hosts = Hosts::start(2).await;
+    let hosts = Hosts::start(&[2, 2]).await;
     let directory = repository().join("tests/frameworks").join(directory);
     for file in files {
         let up = hosts.scene.convoke(&["-f", file, "up", "--nodes", "2"]).directory(&directory).run().await;
@@ -155,4 +56,26 @@ pub(crate) async fn jax_spans_two_hosts() {
 
 pub(crate) async fn tensorflow_spans_two_hosts() {
     frameworks("tensorflow", &["multi-worker.yaml"], 2, 1).await;
+}
+
+pub(crate) async fn an_engine_that_stops_in_the_middle_of_a_job_is_told_of_and_the_job_goes_on_once_it_is_back()
+ {
+    let mut hosts = Hosts::start(&[1]).await;
+    let scene = &hosts.scene;
+    scene.cluster.announce("node-0", "Docker Engine");
+    scene.script("echo generation $CONVOKE_GENERATION; [ $CONVOKE_GENERATION != 1 ] || exec sleep 1000", "");
+    scene.convoke(&["up", "-d"]).run().await.expect_code(0);
+    scene.cluster.wait_line(JOB, "generation 1").await;
+    hosts.engines[0].stop().await;
+    let told = async |name: &str| {
+        let nodes = scene.convoke(&["nodes"]).run().await.expect_code(0).stdout;
+        nodes.contains(name).then_some(nodes)
+    };
+    convoke_tests::eventually("the node's condition is told", async || told("DockerDown").await).await;
+    hosts.engines[0].start().await;
+    let job = scene.cluster.wait_state(JOB, v1::JobState::Succeeded).await;
+    assert_eq!(job.generation, 2);
+    let failure = job.last_failure.expect("why generation 1 ended");
+    assert_eq!(failure.class(), v1::FailureClass::Infrastructure, "{}", failure.message);
+    hosts.finish().await;
 }

@@ -5,36 +5,21 @@
 mod beside;
 mod disks;
 mod engines;
+mod hosts;
 mod namespaces;
-mod needs;
 mod networks;
 mod refusals;
 mod restarts;
-mod scene;
 mod stops;
 mod training;
 mod travels;
 
-use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use convoke_tests::{stories, story};
 
-use needs::Needs;
-
-/// Its name, what it needs, and what it does.
-type Story = (&'static str, Needs, fn());
-
-/// Names each story after its function.
-macro_rules! stories {
-    ($($module:ident on $needs:ident: $($name:ident),+ $(,)?);+ $(;)?) => {
-        [$($((stringify!($name), Needs::$needs, (|| scene::block_on($module::$name())) as fn())),+),+]
-    };
-}
-
-fn stories() -> Vec<Story> {
-    stories! {
+fn main() -> ExitCode {
+    story::run(stories! {
         training on Torch:
             an_unmodified_directory_trains_on_two_nodes_and_its_files_come_back;
         training on Trainer:
@@ -53,15 +38,18 @@ fn stories() -> Vec<Story> {
         stops on Base:
             a_stop_with_a_grace_kills_what_ignores_sigterm_when_it_is_over,
             a_failing_gang_ends_though_a_rank_ignores_sigterm;
+        stops on Torch:
+            python_as_pid_1_ends_on_sigterm_and_without_init_when_its_grace_is_over;
         refusals on Base:
-            an_image_that_nobody_has_is_named,
-            a_command_that_is_not_in_the_image_is_named_with_127,
-            a_file_that_is_no_program_is_named_with_126,
-            a_volume_of_a_path_that_cannot_be_is_named,
-            a_published_port_that_is_taken_is_named,
+            an_image_whose_registry_cannot_be_reached_is_named,
+            a_volume_of_an_absolute_path_that_the_node_lacks_is_refused_by_name,
+            two_services_that_ask_for_one_gpu_are_refused_with_both_names,
             torchrun_standalone_in_a_gang_of_two_is_refused_with_the_fix,
             a_link_out_of_what_travels_is_refused_by_name,
             ten_gigabytes_are_refused_by_a_smaller_limit_with_advice;
+        refusals on Registry:
+            an_image_that_its_registry_does_not_have_is_named,
+            a_login_that_the_registry_refuses_is_named;
         beside on Base:
             a_server_s_port_is_reached_through_the_coordinator,
             exec_and_cp_reach_into_a_running_container,
@@ -70,41 +58,18 @@ fn stories() -> Vec<Story> {
             the_tasks_of_a_replica_share_memory;
         disks on Mounts:
             a_coordinator_whose_disk_is_full_takes_nothing_and_works_once_it_has_space;
+        disks on RegistryEngines:
+            an_engine_whose_disk_fills_up_in_a_pull_is_told_of_and_the_job_runs_once_there_is_space;
         engines on Engines:
+            an_engine_that_stops_in_the_middle_of_a_job_is_told_of_and_the_job_goes_on_once_it_is_back,
             a_gang_on_two_hosts_with_engines_of_their_own_gets_its_image_and_meets;
         engines on TorchEngines: pytorch_spans_two_hosts_under_torchrun_and_without_a_launcher;
         engines on JaxEngines: jax_spans_two_hosts;
         engines on TensorflowEngines: tensorflow_spans_two_hosts;
+        networks on Base:
+            network_mode_host_bridge_and_none_are_what_docker_makes_of_them,
+            a_network_mode_that_would_part_a_gang_is_refused_by_its_line;
         networks on Namespaces:
             a_gang_whose_nodes_do_not_reach_each_other_waits_by_name_and_runs_once_they_do;
-    }
-    .to_vec()
-}
-
-fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // Each story runs several processes and containers, and some train: one at a time per two cores.
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    arguments.test_threads.get_or_insert(cores.div_ceil(2));
-    let mut known = HashMap::new();
-    let trials = stories().into_iter().map(|(name, needs, story)| {
-        // What is only listed needs nothing.
-        let missing =
-            if arguments.list { &None } else { known.entry(needs).or_insert_with(|| needs.missing()) };
-        match missing {
-            None => Trial::test(name, move || run(story)),
-            Some(missing) => {
-                Trial::test(format!("{name} (not run: {missing})"), || Ok(())).with_ignored_flag(true)
-            }
-        }
-    });
-    let trials = trials.collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-fn run(story: fn()) -> Result<(), Failed> {
-    catch_unwind(AssertUnwindSafe(story)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").into()
     })
 }

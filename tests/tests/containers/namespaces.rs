@@ -11,6 +11,9 @@ pub(crate) struct Networks {
     subnet: [u8; 3],
 }
 
+/// What all of them have their addresses from.
+pub(crate) const SUBNETS: &str = "10.254.0.0/16";
+
 /// Each node's, in its namespace.
 pub(crate) const INTERFACE: &str = "data0";
 

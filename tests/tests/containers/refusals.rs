@@ -1,14 +1,11 @@
 //! What cannot run says so by name, with what to do, and leaves nothing behind.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::Instant;
 
-use convoke_tests::{DEADLINE, Finished};
-
-use super::needs::{BASE, TORCH};
-use super::scene::Scene;
+use convoke_tests::{BASE, ClusterOptions, DEADLINE, Finished, Registry, Scene, TORCH};
 
 /// `convoke up` with these arguments ends with `code`, and tells all of `words`.
 async fn ends(scene: &Scene, args: &[&str], code: i32, words: &[&str]) -> Finished {
@@ -30,36 +27,55 @@ async fn job_ends(keys: &str, code: i32, words: &[&str]) {
     scene.cluster.finish().await;
 }
 
-pub(crate) async fn an_image_that_nobody_has_is_named() {
+pub(crate) async fn an_image_that_its_registry_does_not_have_is_named() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let registry = Registry::start(directory.path()).await;
+    let image = format!("{}/team/no-such-image:1", registry.address);
+    let words = ["there is no such image", &image, "docker-compose.yml:4: services.job.image"];
+    job_ends(&format!("image: {image}\ncommand: \"true\""), 1, &words).await;
+}
+
+pub(crate) async fn an_image_whose_registry_cannot_be_reached_is_named() {
     // Nobody listens on port 1.
     let image = "127.0.0.1:1/convoke-test/no-such-image:1";
-    job_ends(&format!("image: {image}\ncommand: \"true\""), 1, &[image]).await;
+    let words = [image, "could not reach the registry", "check the registry's name in `image`"];
+    job_ends(&format!("image: {image}\ncommand: \"true\""), 1, &words).await;
 }
 
-pub(crate) async fn a_command_that_is_not_in_the_image_is_named_with_127() {
-    let keys = format!("image: {BASE}\ncommand: no-such-trainer --epochs 3");
-    job_ends(&keys, 127, &["code 127", "no-such-trainer"]).await;
+pub(crate) async fn a_login_that_the_registry_refuses_is_named() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let registry = Registry::start_closed(directory.path()).await;
+    // eve:wrong
+    let login = format!("{{\"auths\": {{\"{}\": {{\"auth\": \"ZXZlOndyb25n\"}}}}}}", registry.address);
+    std::fs::write(directory.path().join("config.json"), login).expect("it is writable");
+    let config = directory.path().display().to_string();
+    let options = ClusterOptions {
+        agent_variables: vec![("DOCKER_CONFIG".to_owned(), config)],
+        ..ClusterOptions::containers(&[1])
+    };
+    let scene = Scene::start_with(options).await;
+    let image = format!("{}/team/private:1", registry.address);
+    scene.compose(&format!("image: {image}\ncommand: \"true\""));
+    let words = ["the user \"eve\"", "docker login", &image, "docker-compose.yml:4: services.job.image"];
+    ends(&scene, &[], 1, &words).await;
+    scene.cluster.finish().await;
 }
 
-pub(crate) async fn a_file_that_is_no_program_is_named_with_126() {
-    job_ends(&format!("image: {BASE}\ncommand: /etc/passwd"), 126, &["code 126", "/etc/passwd"]).await;
+pub(crate) async fn a_volume_of_an_absolute_path_that_the_node_lacks_is_refused_by_name() {
+    let keys = format!("image: {BASE}\nvolumes: [\"/no/such/data:/data:ro\"]\ncommand: \"true\"");
+    let advice = "create it there, or write it relative to the Compose file";
+    job_ends(&keys, 1, &["/no/such/data", "/data", "node-0", advice]).await;
+    assert!(!Path::new("/no/such/data").exists(), "it was made");
 }
 
-pub(crate) async fn a_volume_of_a_path_that_cannot_be_is_named() {
-    let keys = format!("image: {BASE}\nvolumes: [\"/proc/no/such/data:/data:ro\"]\ncommand: \"true\"");
-    job_ends(&keys, 1, &["/proc/no/such/data", "/data"]).await;
-}
-
-pub(crate) async fn a_published_port_that_is_taken_is_named() {
-    let taken = TcpListener::bind("0.0.0.0:0").expect("a free port");
-    let port = taken.local_addr().expect("it is bound").port();
-    let keys = format!(
-        "image: {BASE}\nports: [\"{port}:80\"]\ncommand: \"true\"\ndeploy:\n  restart_policy: {{condition: none}}"
-    );
+pub(crate) async fn two_services_that_ask_for_one_gpu_are_refused_with_both_names() {
     let scene = Scene::start(&[1]).await;
-    scene.cluster.announce("node-0", "task could not be started");
-    scene.compose(&keys);
-    ends(&scene, &[], 1, &[&format!("port {port} of this node is taken")]).await;
+    let service = |name: &str| format!("  {name}: {{image: {BASE}, gpus: [{{device_ids: [\"1\"]}}]}}\n");
+    let services = service("serve") + &service("train");
+    scene.write("docker-compose.yml", &format!("services:\n{services}"));
+    let words =
+        ["\"train\" asks for GPU 1 and so does \"serve\"", "docker-compose.yml:2", "docker-compose.yml:3"];
+    ends(&scene, &[], 2, &words).await;
     scene.cluster.finish().await;
 }
 
@@ -67,7 +83,8 @@ pub(crate) async fn torchrun_standalone_in_a_gang_of_two_is_refused_with_the_fix
     let scene = Scene::start(&[1, 1]).await;
     let keys = format!("image: {TORCH}\ncommand: >\n  torchrun --standalone --nproc_per_node=1\n  train.py");
     scene.compose(&keys);
-    ends(&scene, &["--nodes", "2"], 2, &["compose.yaml:6", "--standalone", "2 nodes", "remove it"]).await;
+    ends(&scene, &["--nodes", "2"], 2, &["docker-compose.yml:6", "--standalone", "2 nodes", "remove it"])
+        .await;
     scene.cluster.finish().await;
 }
 

@@ -2,9 +2,7 @@
 //! container starts its gang again from what came back.
 
 use convoke_proto::v1;
-use convoke_tests::{LocalCluster, docker, eventually};
-
-use super::scene::{JOB, Scene};
+use convoke_tests::{JOB, LocalCluster, Scene, docker, eventually};
 
 const LINES: usize = 4_000;
 
@@ -91,7 +89,7 @@ pub(crate) async fn a_killed_container_starts_its_gang_again_with_what_came_back
     assert_eq!((failure.rank, failure.node.as_deref()), (Some(1), Some("node-1")));
     docker(&["kill", &scene.container(0).await]);
     let up = up.end().await.expect_code(137);
-    assert!(up.stderr.contains("generation 2 failed: "), "{}", up.stderr);
+    assert!(up.stderr.contains("generation 1 failed: "), "{}", up.stderr);
     let job = scene.cluster.wait_state(JOB, v1::JobState::Failed).await;
     assert_eq!(job.generation, 2);
     scene.cluster.finish().await;

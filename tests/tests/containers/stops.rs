@@ -4,15 +4,14 @@ use std::time::{Duration, Instant};
 
 use convoke_proto::v1;
 use convoke_proto::v1::task_exit::Status;
-
-use super::scene::{JOB, Scene};
+use convoke_tests::{JOB, Scene, TORCH};
 
 /// How long the containers would go on by themselves: longer than any story waits.
 const FOR_EVER: &str = "while true; do sleep 1000 & wait $!; done";
 
 pub(crate) async fn a_stop_with_a_grace_kills_what_ignores_sigterm_when_it_is_over() {
     let scene = Scene::start(&[1]).await;
-    // A minute's grace: only the one that the user asks for ends it in time.
+    // The job's own grace is longer than the story: only the one that the user asks for ends it in time.
     scene.script(&format!("trap '' TERM\necho deaf\n{FOR_EVER}"), "stop_grace_period: 10m");
     scene.convoke(&["up", "-d"]).run().await.expect_code(0);
     scene.cluster.wait_line(JOB, "deaf").await;
@@ -42,5 +41,24 @@ pub(crate) async fn a_failing_gang_ends_though_a_rank_ignores_sigterm() {
     let job = scene.cluster.job(JOB).await;
     let failure = job.last_failure.expect("why it failed");
     assert_eq!(failure.exit.and_then(|exit| exit.status), Some(Status::Code(3)));
+    scene.cluster.finish().await;
+}
+
+pub(crate) async fn python_as_pid_1_ends_on_sigterm_and_without_init_when_its_grace_is_over() {
+    let scene = Scene::start(&[1]).await;
+    let stopped = async |keys: &str, args: &[&str]| {
+        let program = "import time; print(\\\"ready\\\", flush=True); time.sleep(1000)";
+        let command = format!("command: [\"python3\", \"-c\", \"{program}\"]");
+        scene.compose(&format!("image: {TORCH}\nstop_grace_period: 10m\n{keys}{command}"));
+        scene.convoke(&["up", "-d", "--no-ship-image"]).run().await.expect_code(0);
+        scene.cluster.wait_line(JOB, "ready").await;
+        scene.convoke(&[&["stop", JOB], args].concat()).run().await.expect_code(0);
+        let job = scene.cluster.wait_state(JOB, v1::JobState::Stopped).await;
+        let exit = job.replicas.first().and_then(|r| r.tasks.first()).and_then(|t| t.exit.clone());
+        exit.and_then(|exit| exit.status)
+    };
+    // The kernel keeps signals without a handler from a PID 1, which Python is not under Docker's init.
+    assert_eq!(stopped("", &[]).await, Some(Status::Signal(15)));
+    assert_eq!(stopped("init: false\n", &["--grace", "1s"]).await, Some(Status::Signal(9)));
     scene.cluster.finish().await;
 }

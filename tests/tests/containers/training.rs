@@ -3,11 +3,8 @@
 use std::fs;
 
 use convoke_proto::v1;
-use convoke_tests::repository;
+use convoke_tests::{Scene, TRAINER, copy, repository};
 use serde_json::Value;
-
-use super::needs::TRAINER;
-use super::scene::{Scene, copy};
 
 pub(crate) async fn an_unmodified_directory_trains_on_two_nodes_and_its_files_come_back() {
     let scene = Scene::start(&[2, 2]).await;

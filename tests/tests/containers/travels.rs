@@ -4,10 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use convoke_proto::v1;
-use convoke_tests::eventually;
 use convoke_tests::procfs::mounted_below;
-
-use super::scene::{JOB, Scene};
+use convoke_tests::{JOB, Scene, eventually};
 
 const VOLUMES: &str = "volumes: [\"./data:/data\", \"./out:/out\"]";
 
@@ -106,9 +104,9 @@ pub(crate) async fn secrets_and_configs_are_where_compose_puts_them() {
     for (file, content) in [("token", "hush\n"), ("app", "x: 1\n"), ("other", "y: 2\n")] {
         scene.write(file, content);
     }
-    let text = scene.read("compose.yaml").expect("it was written")
+    let text = scene.read("docker-compose.yml").expect("it was written")
         + "secrets: {token: {file: ./token}}\nconfigs: {app: {file: ./app}, other: {file: ./other}}\n";
-    scene.write("compose.yaml", &text);
+    scene.write("docker-compose.yml", &text);
     scene.convoke(&["up"]).run().await.expect_code(0);
     assert_eq!(scene.read("out/all").as_deref(), Some("hush\nx: 1\ny: 2\n"));
     scene.cluster.finish().await;

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use super::scene::{BASE, Scene};
+use convoke_tests::{BASE, Scene};
 
 /// `up` of a job of these keys, on one node, ends with `code` and tells all of `words`.
 async fn story(keys: &str, code: i32, words: &[&str]) -> Scene {

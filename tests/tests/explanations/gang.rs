@@ -1,6 +1,6 @@
 //! Gangs: which rank's failure is the cause, and what is told of the others.
 
-use super::scene::{BASE, Scene, TORCH};
+use convoke_tests::{BASE, Scene, TORCH};
 
 /// Rank 1 raises; rank 0 would wait for it for ever.
 const RAISES: &str = r#"[ "$RANK" = 1 ] || exec sleep 600
@@ -26,13 +26,13 @@ pub(crate) async fn of_a_gang_the_rank_that_raised_tells_why_and_those_that_were
         "\n  try: fix the program: line 12 of /app/train.py\n",
     ];
     scene.up_fails(3, &words).await;
-    let inspect = scene.convoke(&["inspect", "story-job"]).await.expect_code(0).stdout;
+    let inspect = scene.convoke(&["inspect", "story-job"]).run().await.expect_code(0).stdout;
     assert!(inspect.contains("rank 1 on node-1: IndexError: list index out of range"), "{inspect}");
     assert!(inspect.contains("try: fix the program"), "{inspect}");
     assert!(!inspect.contains("rank 0: "), "{inspect}");
     let stopped = &scene.job().await["replicas"][0]["tasks"][0]["exit"];
     assert_eq!((&stopped["stopped"], &stopped["explanation"]["cause"]), (&true.into(), &"Stopped".into()));
-    let error = scene.convoke(&["wait", "story-job", "-o", "json"]).await.expect_code(3).json_error();
+    let error = scene.convoke(&["wait", "story-job", "-o", "json"]).run().await.expect_code(3).json_error();
     assert_eq!(error["cause"]["cause"], "PythonException");
     scene.cluster.finish().await;
 }

@@ -74,8 +74,8 @@ pub(super) const RULES: &[Rule] = &[
         when: Always,
         summary: "the registry does not let this node pull the image[ {image}]: no login, a wrong one, or \
                   no such name",
-        advice: "correct `image`, or log in where you submit (`docker login`) with an account that may \
-                 pull it",
+        advice: "correct `image`, or log in on every node (`docker login`, as the agent's user) with an \
+                 account that may pull it; `convoke up --ship-image` sends what your own Docker has",
         key: Some("image"),
     },
     Rule {
@@ -83,7 +83,7 @@ pub(super) const RULES: &[Rule] = &[
         on: Engine(&[r"toomanyrequests: (?P<why>.+)"]),
         when: Always,
         summary: "the registry refuses more pulls for now",
-        advice: "log in (`docker login`), wait, or name a mirror in `image`",
+        advice: "log in on every node (`docker login`), wait, or name a mirror in `image`",
         key: Some("image"),
     },
     Rule {

@@ -2,7 +2,7 @@
 //!
 //! [`body`] is pure: what it needs to know of the node is a [`Node`], read once. What cannot be
 //! honoured here comes back as notes for the user, beside the request; what makes no sense at all is
-//! an error. [`make_sources`] is the one step that must happen on the host before.
+//! an error.
 
 mod hosts;
 mod limits;
@@ -18,7 +18,6 @@ use bollard::models::{
 use convoke_model::Healthcheck;
 
 pub use hosts::{HOSTS, hosts_file};
-pub use mounts::{SourceError, make_sources};
 pub use network::Network;
 pub use node::Node;
 

@@ -1,7 +1,6 @@
 //! Mounts, tmpfs, devices.
 
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use bollard::models::{DeviceMapping, HostConfig, Mount, MountType};
 
@@ -11,32 +10,6 @@ use crate::files::{HostMount, HostSource};
 use crate::runtime::Container;
 
 const INFINIBAND: &str = "/dev/infiniband";
-
-/// Why a mount's source cannot be made.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot make {}, which the job mounts at {target}; make it on this node, or correct the volume", source_path.display())]
-pub struct SourceError {
-    pub source_path: PathBuf,
-    pub target: String,
-    source: io::Error,
-}
-
-/// Makes the directories that are mounted and not there, as `docker-compose` does, and says so.
-pub fn make_sources(mounts: &[HostMount]) -> Result<Vec<String>, SourceError> {
-    let mut notes = Vec::new();
-    for HostMount { source, target, .. } in mounts {
-        let HostSource::Path(path) = source else { continue };
-        let failed = |source| SourceError { source_path: path.clone(), target: target.clone(), source };
-        if !path.try_exists().map_err(failed)? {
-            fs::create_dir_all(path).map_err(failed)?;
-            notes.push(format!(
-                "{} was not there; it was made, empty, to be mounted at {target}",
-                path.display()
-            ));
-        }
-    }
-    Ok(notes)
-}
 
 pub(super) fn fill(host: &mut HostConfig, container: &Container, node: &Node, gpus: &GpuRequest) {
     let options = &container.options;

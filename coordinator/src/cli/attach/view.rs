@@ -23,6 +23,8 @@ struct Shown {
     /// Rank whose metrics the bar shows: the lowest that reports.
     rank: Option<u32>,
     files: Back,
+    /// The reason that was told last.
+    reason: String,
 }
 
 impl View {
@@ -34,10 +36,11 @@ impl View {
             bar: None,
             rank: None,
             files: Back::default(),
+            reason: String::new(),
         };
-        let view = Self { screen, shown: jobs.iter().map(shown).collect() };
-        for job in jobs {
-            view.tell(None, job);
+        let mut view = Self { screen, shown: jobs.iter().map(shown).collect() };
+        for index in 0..jobs.len() {
+            view.tell(index, None);
         }
         view
     }
@@ -122,21 +125,22 @@ impl View {
     }
 
     fn job(&mut self, index: usize, job: v1::Job) {
-        self.tell(Some(&self.shown[index].job), &job);
+        let before = std::mem::replace(&mut self.shown[index].job, job);
+        self.tell(index, Some(&before));
         let shown = &mut self.shown[index];
-        shown.prefix.widen(&job);
-        if let (Some(bar), v1::JobState::Starting) = (&shown.bar, job.state()) {
+        shown.prefix.widen(&shown.job);
+        if let (Some(bar), v1::JobState::Starting) = (&shown.bar, shown.job.state()) {
             bar.set_message("starting");
         }
-        shown.job = job;
     }
 
-    fn tell(&self, before: Option<&v1::Job>, now: &v1::Job) {
+    fn tell(&mut self, index: usize, before: Option<&v1::Job>) {
         if self.screen.format.is_json() {
             return;
         }
-        let name = paint(text::bold(), text::job_name(now));
-        for sentence in story::changes(before, now) {
+        let Shown { job, reason, .. } = &mut self.shown[index];
+        let name = paint(text::bold(), text::job_name(job));
+        for sentence in story::changes(before, job, reason) {
             self.screen.note(&format!("{name}: {sentence}"));
         }
     }

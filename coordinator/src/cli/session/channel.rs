@@ -11,8 +11,6 @@ use tonic::{Request, Streaming};
 use crate::cli::failure::{Failure, exit};
 use crate::cli::link::Link;
 
-/// The most data of one frame, by the API.
-pub(super) const FRAME: usize = 64 * 1024;
 /// Frames that wait to be sent: a quarter of a megabyte hides a round trip.
 const WAITING: usize = 4;
 

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use clap::Args;
-use convoke_proto::v1;
 use convoke_proto::v1::session_target::Target;
 use convoke_proto::v1::tunnel_frame::Frame;
+use convoke_proto::{TUNNEL_FRAME_BYTES, v1};
 use serde_json::json;
 
-use super::channel::{self, FRAME, Input, Output};
+use super::channel::{self, Input, Output};
 use super::terminal::Chunks;
 use crate::cli::failure::{Failure, exit};
 use crate::cli::link::Link;
@@ -234,7 +234,7 @@ impl io::Write for Sender {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.buffer.extend_from_slice(bytes);
         self.bytes += bytes.len() as u64;
-        if self.buffer.len() >= FRAME {
+        if self.buffer.len() >= TUNNEL_FRAME_BYTES {
             self.flush()?;
         }
         Ok(bytes.len())
@@ -242,7 +242,7 @@ impl io::Write for Sender {
 
     fn flush(&mut self) -> io::Result<()> {
         let buffer = std::mem::take(&mut self.buffer);
-        for chunk in buffer.chunks(FRAME) {
+        for chunk in buffer.chunks(TUNNEL_FRAME_BYTES) {
             if !self.handle.block_on(self.input.send(Frame::Data(chunk.to_vec().into()))) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }

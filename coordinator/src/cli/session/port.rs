@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use clap::Args;
-use convoke_proto::v1;
 use convoke_proto::v1::session_target::Target;
 use convoke_proto::v1::tunnel_frame::Frame;
+use convoke_proto::{TUNNEL_FRAME_BYTES, v1};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::channel::{self, FRAME, Input, Output};
+use super::channel::{self, Input, Output};
 use crate::cli::failure::{Failure, exit};
 use crate::cli::link::Link;
 use crate::cli::{Context, inspect, output, text};
@@ -134,7 +134,7 @@ impl Forward {
 }
 
 async fn send(mut reader: OwnedReadHalf, input: Input) {
-    let mut buffer = vec![0; FRAME];
+    let mut buffer = vec![0; TUNNEL_FRAME_BYTES];
     while let Ok(n @ 1..) = reader.read(&mut buffer).await {
         if !input.send(Frame::Data(buffer[..n].to_vec().into())).await {
             return;

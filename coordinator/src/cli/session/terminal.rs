@@ -3,10 +3,9 @@
 use std::io;
 use std::sync::mpsc;
 
+use convoke_proto::TUNNEL_FRAME_BYTES;
 use rustix::stdio::stdin;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-
-use super::channel::FRAME;
 
 /// Raw mode: every key goes to the task, Ctrl-C too. Given back when dropped.
 pub(super) struct Raw(Termios);
@@ -39,7 +38,7 @@ pub(super) fn input() -> tokio::sync::mpsc::Receiver<Vec<u8>> {
     // One waits while one is sent.
     let (chunks, received) = tokio::sync::mpsc::channel(1);
     std::thread::spawn(move || {
-        let mut buffer = vec![0; FRAME];
+        let mut buffer = vec![0; TUNNEL_FRAME_BYTES];
         while let Ok(n @ 1..) = io::Read::read(&mut io::stdin().lock(), &mut buffer) {
             if chunks.blocking_send(buffer[..n].to_vec()).is_err() {
                 return;

@@ -2,18 +2,25 @@
 
 use std::process::Command;
 
+use crate::{docker, registry};
+
 /// A static busybox.
-pub(crate) const BASE: &str = "convoke-test/base:1";
+pub const BASE: &str = "convoke-test/base:1";
 /// PyTorch with torchrun.
-pub(crate) const TORCH: &str = "convoke-test/torch:1";
+pub const TORCH: &str = "convoke-test/torch:1";
 /// Built only where somebody asks for them: they are large.
 const JAX: &str = "convoke-test/jax:1";
 const TENSORFLOW: &str = "convoke-test/tensorflow:1";
 /// The reference trainer.
-pub(crate) const TRAINER: &str = "convoke-trainer:test";
+pub const TRAINER: &str = "convoke-trainer:test";
 
+/// What a story cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Needs {
+pub enum Needs {
+    /// A Docker Engine.
+    Engine,
+    /// One, and a registry to start.
+    Registry,
     Base,
     Torch,
     Trainer,
@@ -22,6 +29,8 @@ pub(crate) enum Needs {
     TorchEngines,
     JaxEngines,
     TensorflowEngines,
+    /// Engines, and a registry to start.
+    RegistryEngines,
     /// Network namespaces; no engine.
     Namespaces,
     /// A file system of its own; no engine.
@@ -30,12 +39,14 @@ pub(crate) enum Needs {
 
 impl Needs {
     /// What is missing, and how to get it.
-    pub(crate) fn missing(self) -> Option<String> {
+    pub fn missing(self) -> Option<String> {
         let image = |image, script| {
-            let missing = convoke_tests::missing(&[image])?;
+            let missing = docker::missing(&[image])?;
             Some(if missing.contains(image) { format!("{missing}; run {script}") } else { missing })
         };
         match self {
+            Self::Engine => docker::missing(&[]),
+            Self::Registry => docker::missing(&[]).or_else(registry::missing),
             Self::Base => image(BASE, "tests/images/build.sh base"),
             Self::Torch => image(TORCH, "tests/images/build.sh torch"),
             Self::Trainer => image(TRAINER, "deploy/images/trainer-image.sh"),
@@ -43,6 +54,7 @@ impl Needs {
             Self::TorchEngines => Self::Torch.missing().or_else(engines),
             Self::JaxEngines => image(JAX, "tests/images/build.sh jax").or_else(engines),
             Self::TensorflowEngines => image(TENSORFLOW, "tests/images/build.sh tensorflow").or_else(engines),
+            Self::RegistryEngines => Self::Engines.missing().or_else(registry::missing),
             Self::Namespaces => unshared(&["--net"], "ip link set lo up"),
             Self::Mounts => unshared(&["--mount"], "mount -t tmpfs none /mnt"),
         }

@@ -1,33 +1,28 @@
-//! What the stories share: a cluster with containers, and a project directory of the submitter's.
+//! What stories of containers share: a cluster, and a project directory of the submitter's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use convoke_tests::{Cli, ClusterOptions, Gate, LocalCluster, eventually};
+use serde_json::Value;
 
-use crate::needs::BASE;
+use crate::{BASE, Cli, ClusterOptions, Gate, LocalCluster, eventually};
 
-/// The project of most stories, and the job of its one service.
-pub(crate) const PROJECT: &str = "story";
-pub(crate) const JOB: &str = "story-job";
-
-pub(crate) fn block_on(story: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime can be built").block_on(Box::pin(story));
-}
+/// The job of the project's one service.
+pub const JOB: &str = "story-job";
 
 /// A cluster whose agents run containers, and the directory that jobs are submitted from.
-pub(crate) struct Scene {
-    pub(crate) cluster: LocalCluster,
-    pub(crate) project: PathBuf,
+#[derive(Debug)]
+pub struct Scene {
+    pub cluster: LocalCluster,
+    pub project: PathBuf,
 }
 
 impl Scene {
-    pub(crate) async fn start(slots: &[u32]) -> Self {
+    pub async fn start(slots: &[u32]) -> Self {
         Self::start_with(ClusterOptions::containers(slots)).await
     }
 
-    pub(crate) async fn start_with(options: ClusterOptions) -> Self {
+    pub async fn start_with(options: ClusterOptions) -> Self {
         let cluster = LocalCluster::start_with(options).await;
         let project = cluster.directory().join("project");
         fs::create_dir(&project).expect("it is writable");
@@ -35,31 +30,32 @@ impl Scene {
     }
 
     /// Writes a file of the project.
-    pub(crate) fn write(&self, path: &str, content: &str) {
+    pub fn write(&self, path: &str, content: &str) {
         let path = self.project.join(path);
         fs::create_dir_all(path.parent().expect("a directory")).expect("it is writable");
         fs::write(path, content).expect("it is writable");
     }
 
     /// The content of a file of the project, if it is there.
-    pub(crate) fn read(&self, path: &str) -> Option<String> {
+    pub fn read(&self, path: &str) -> Option<String> {
         fs::read_to_string(self.project.join(path)).ok()
     }
 
-    /// Writes a Compose file of one service with these keys.
-    pub(crate) fn compose(&self, keys: &str) {
-        self.write("compose.yaml", &format!("name: {PROJECT}\nservices:\n  job:\n{}", indented(keys)));
+    /// Writes `docker-compose.yml`: service `job` with these keys, the first of them on line 4.
+    pub fn compose(&self, keys: &str) {
+        let keys: String = keys.lines().map(|line| format!("    {line}\n")).collect();
+        self.write("docker-compose.yml", &format!("name: story\nservices:\n  job:\n{keys}"));
     }
 
     /// The same, on the base image, whose shell runs `script`.
-    pub(crate) fn script(&self, script: &str, keys: &str) {
+    pub fn script(&self, script: &str, keys: &str) {
         let script = script.replace('$', "$$");
         let script: String = script.lines().map(|line| format!("    {line}\n")).collect();
         self.compose(&format!("image: {BASE}\n{keys}\ncommand:\n  - sh\n  - -c\n  - |\n{script}"));
     }
 
     /// A gate for the tasks, and the volume that makes it theirs.
-    pub(crate) fn gate(&self, name: &str) -> (Gate, String) {
+    pub fn gate(&self, name: &str) -> (Gate, String) {
         let directory = self.cluster.directory().join(format!("gate-{name}"));
         fs::create_dir(&directory).expect("it is writable");
         let volume = format!("{0}:{0}", directory.display());
@@ -67,25 +63,34 @@ impl Scene {
     }
 
     /// The running container of the job's rank.
-    pub(crate) async fn container(&self, rank: u32) -> String {
+    pub async fn container(&self, rank: u32) -> String {
         let id = self.cluster.job(JOB).await.id;
         let running = async || self.cluster.containers().of_rank(&id, rank);
         eventually(&format!("the container of rank {rank} runs"), running).await
     }
 
     /// `convoke` in the project's directory.
-    pub(crate) fn convoke(&self, args: &[&str]) -> Cli {
+    pub fn convoke(&self, args: &[&str]) -> Cli {
         self.cluster.cli(args).directory(&self.project)
+    }
+
+    /// `convoke up` fails with `code` and tells all of `words` at its end.
+    pub async fn up_fails(&self, code: i32, words: &[&str]) {
+        let up = self.convoke(&["up"]).run().await.expect_code(code);
+        let told = up.stderr.split_once("\nerror: ").map(|(_, told)| told).unwrap_or_default();
+        for word in words {
+            assert!(told.contains(word), "no \"{word}\" in the error of:\n{}\n{}", up.stdout, up.stderr);
+        }
+    }
+
+    /// The job as programs see it.
+    pub async fn job(&self) -> Value {
+        self.convoke(&["inspect", JOB, "-o", "json"]).run().await.expect_code(0).json()
     }
 }
 
-/// Lines as keys of a service.
-fn indented(keys: &str) -> String {
-    keys.lines().map(|line| format!("    {line}\n")).collect()
-}
-
 /// Copies a directory with all that is in it.
-pub(crate) fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("it is writable");
     for entry in fs::read_dir(from).expect("it is a directory").flatten() {
         let target = to.join(entry.file_name());
