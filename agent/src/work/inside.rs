@@ -36,6 +36,7 @@ pub(super) async fn prepare(
     mounts: &[HostMount],
 ) -> Result<Inside, Refusal> {
     let reached = reached(host).await?;
+    external_volumes(host, desired, &reached).await?;
     let checkpoints = match &desired.spec.checkpoint.dir {
         None => None,
         Some(directory) => {
@@ -82,6 +83,30 @@ async fn on_host(
         )));
     }
     Ok(Some((source, rest.to_owned())))
+}
+
+/// Makes sure that the node has the volumes that are not to be made: a mistyped name, or a node without the
+/// data, would be found out late in an empty one.
+async fn external_volumes(host: &Host, desired: &DesiredReplica, reached: &Reached) -> Result<(), Refusal> {
+    let options = &desired.spec.container;
+    let used = |name: &&String| options.volumes.iter().any(|mount| mount.source == **name);
+    for name in options.external_volumes.iter().filter(used) {
+        match reached.engine.docker().inspect_volume(name).await {
+            Ok(_) => {}
+            Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {
+                return Err(Refusal::for_good(format!(
+                    "node {} has no volume {name}, and the job file says external: true, so it is not made: make it \
+                     there (docker volume create {name}), or keep to nodes that have it with \
+                     deploy.placement.constraints",
+                    host.node
+                )));
+            }
+            Err(error) => {
+                return Err(Refusal::for_now(reached.engine.error("does not tell of a volume", error)));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Where a named volume is on the host; it is made where it is not there yet.

@@ -37,7 +37,12 @@ impl Project {
         let named = containers()
             .flat_map(|c| &c.volumes)
             .filter(|m| m.kind == MountKind::Volume && !m.source.is_empty());
-        let volumes: Map<_, _> = named.map(|m| (m.source.clone(), json!({"name": m.source}))).collect();
+        let external = |name| containers().any(|c| c.external_volumes.contains(name));
+        let volume = |name: &String| match external(name) {
+            true => json!({"name": name, "external": true}),
+            false => json!({"name": name}),
+        };
+        let volumes: Map<_, _> = named.map(|m| (m.source.clone(), volume(&m.source))).collect();
         let files = |grants: Vec<&FileGrant>| {
             grants.into_iter().map(|g| (g.source.clone(), json!({"file": g.file}))).collect::<Map<_, _>>()
         };
@@ -209,6 +214,9 @@ fn container(out: &mut Map<String, Json>, options: &ContainerOptions) {
     put(out, "network_mode", options.network_mode.clone());
     put(out, "hostname", options.hostname.clone());
     put(out, "extra_hosts", options.extra_hosts.clone());
+    put(out, "dns", options.dns.clone());
+    put(out, "group_add", options.group_add.clone());
+    put(out, "sysctls", strings(&options.sysctls));
 }
 
 fn mount(mount: &Mount) -> Json {

@@ -178,8 +178,8 @@ fn without_effect(at: &Cursor<'_>, report: &mut Report) {
             });
         }
     }
-    if let Some(logging) = at.get("logging") {
-        logging.note(report, "has no effect: the coordinator keeps the logs of every rank");
+    for (key, why) in keys::WITHOUT_EFFECT {
+        at.get(key).into_iter().for_each(|key| key.note(report, *why));
     }
 }
 
