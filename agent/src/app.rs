@@ -17,6 +17,7 @@ use crate::conditions::Conditions;
 use crate::devices::{AllDevices, CpuSlots, Devices, DevicesError, NvmlGpus};
 use crate::engine::images::Policy;
 use crate::engine::{DEFAULT_SOCKET, Engine};
+use crate::files::sight::Sight;
 use crate::files::{Files, FilesConfig, Tell};
 use crate::home::{Home, HomeError};
 use crate::host::Host;
@@ -117,6 +118,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         observed: reconciler.observed(),
         inbox,
         tunnels: Tunnels::new(host.clone()),
+        sight: Sight::default(),
         said: String::new(),
     };
     let reconciling = tokio::spawn(reconciler.run(desired, shutdown.clone()));

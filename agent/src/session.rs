@@ -17,6 +17,7 @@ use tonic::Status;
 use tracing::{error, info, warn};
 
 use crate::conditions::Conditions;
+use crate::files::sight::Sight;
 use crate::ledger::Identity;
 use crate::reconciler::Incoming;
 use crate::tunnel::Tunnels;
@@ -37,6 +38,8 @@ pub struct Session {
     /// To the reconciler. It is never long in taking one.
     pub inbox: mpsc::Sender<Incoming>,
     pub tunnels: Tunnels,
+    /// Says whether the node sees a directory of a submitter's.
+    pub sight: Sight,
     /// What was logged of the failures since the last connection: an outage of an hour is one line,
     /// not thousands.
     pub said: String,

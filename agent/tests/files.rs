@@ -72,6 +72,62 @@ async fn a_broken_stream_goes_on_with_what_is_missing() {
     assert_eq!(fetched.len(), 21, "what had come was not asked for again: {fetched:?}");
 }
 
+/// Four messages of content and a bit.
+fn large() -> String {
+    "0123456789abcde\n".repeat((1 << 16) + 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_broke_in_the_middle_goes_on_where_it_stopped() {
+    let (coordinator, _directory, node) = node().await;
+    let content = large();
+    let shipped = tree(&coordinator, &[("large", &content)]);
+    let blob = digest_of(content.as_bytes());
+    // The manifest comes whole; then a header and two messages, a header and one, and the rest.
+    coordinator.memory().files.cut_fetches = vec![2, 3, 99];
+    let paths = node.paths(&container("j", 1, vec![bind("./d", true, &shipped)])).await;
+    assert!(read(&paths[0].join("large")) == content);
+    let memory = coordinator.memory();
+    assert_eq!(memory.files.asked, [shipped.digest, blob, blob, blob], "it broke twice");
+    assert_eq!(memory.files.sent[&blob], content.len(), "each byte once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_broke_in_the_middle_goes_on_where_it_stopped() {
+    let (coordinator, _directory, node) = node().await;
+    let names: Vec<String> = (0..5000).map(|n| format!("a-directory-of-many-{n:05}/")).collect();
+    let shipped = tree(&coordinator, &names.iter().map(|name| (name.as_str(), "")).collect::<Vec<_>>());
+    coordinator.memory().files.cut_fetches = vec![2];
+    node.paths(&container("j", 1, vec![bind("./d", true, &shipped)])).await;
+    let memory = coordinator.memory();
+    assert_eq!(memory.files.asked, [shipped.digest; 2], "it broke");
+    assert_eq!(memory.files.sent[&shipped.digest], memory.files.blobs[&shipped.digest].len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_knows_no_offsets_sends_a_broken_blob_from_its_start() {
+    let (coordinator, _directory, node) = node().await;
+    let content = large();
+    let shipped = tree(&coordinator, &[("large", &content)]);
+    coordinator.memory().files.cut_fetches = vec![3, 99];
+    coordinator.memory().files.no_offsets = true;
+    let paths = node.paths(&container("j", 1, vec![bind("./d", true, &shipped)])).await;
+    assert!(read(&paths[0].join("large")) == content);
+    assert!(coordinator.memory().files.sent[&digest_of(content.as_bytes())] > content.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_broke_after_damage_is_not_built_upon() {
+    let (coordinator, _directory, node) = node().await;
+    let content = large();
+    let shipped = tree(&coordinator, &[("large", &content)]);
+    coordinator.memory().files.cut_fetches = vec![3, 99];
+    coordinator.memory().files.damage = Some(digest_of(content.as_bytes()));
+    let paths = node.paths(&container("j", 1, vec![bind("./d", true, &shipped)])).await;
+    assert!(read(&paths[0].join("large")) == content);
+    assert_eq!(coordinator.memory().files.damage, None, "it was damaged");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_bytes_are_fetched_again_and_never_seen() {
     let (coordinator, _directory, node) = node().await;

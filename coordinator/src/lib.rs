@@ -11,6 +11,7 @@ mod ledger;
 mod lifeline;
 mod options;
 mod owner;
+mod questions;
 mod serve;
 mod sessions;
 mod store;

@@ -17,6 +17,7 @@ use crate::data_dir::{DataDir, DataDirError, sync_dir};
 use crate::files::{Blobs, Catalogue, Files, sweep};
 use crate::ledger::{Ledger, LedgerError};
 use crate::owner::{Outlets, OwnerThread, StartError};
+use crate::questions::Questions;
 use crate::store::{Store, collect};
 use crate::telemetry::Telemetry;
 use crate::tunnels::Tunnels;
@@ -150,9 +151,19 @@ fn start(options: &ServeOptions, data_dir: &DataDir, stopping: Shutdown) -> Resu
     let (owner, owner_thread) = prepared.start()?;
     tokio::spawn(collect(store.clone(), telemetry.clone(), files.clone(), owner.clone(), garbage));
     tokio::spawn(sweep(files.clone(), owner.clone(), stopping.clone()));
-    let tunnels = Tunnels::default();
-    let context =
-        Context { owner, outlets, history, store, files, telemetry, tunnels, shutdown: stopping, identity };
+    let (tunnels, questions) = (Tunnels::default(), Questions::default());
+    let context = Context {
+        owner,
+        outlets,
+        history,
+        store,
+        files,
+        telemetry,
+        tunnels,
+        questions,
+        shutdown: stopping,
+        identity,
+    };
     Ok(Parts { context, owner: owner_thread, telemetry: telemetry_thread })
 }
 

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use convoke_model::{AgentInstance, NodeId};
-use convoke_proto::v1;
+use convoke_proto::v1::control_response::Message as ToAgent;
 use tokio::sync::{mpsc, watch};
 
-/// Tunnels that a node may be asked for before it has read the first: a person opens a few at a time.
-const TUNNELS: usize = 16;
+/// What a node may be asked before it has read the first of it: a person opens a few tunnels at a time, and
+/// asks a question with each submit.
+const ASKED: usize = 16;
 
 /// One open control stream, for the task that serves it.
 #[derive(Debug)]
@@ -17,8 +18,8 @@ pub(crate) struct Session {
     pub(crate) node: NodeId,
     pub(crate) id: u64,
     pub(crate) signal: watch::Receiver<Signal>,
-    /// Tunnels that the agent is to open.
-    pub(crate) tunnels: mpsc::Receiver<v1::OpenTunnel>,
+    /// What the agent is asked besides: tunnels to open, questions.
+    pub(crate) asked: mpsc::Receiver<ToAgent>,
 }
 
 /// What a session's task should look at. Level-triggered: several wake-ups count as one, so a slow
@@ -46,7 +47,7 @@ struct Entry {
     id: u64,
     instance: AgentInstance,
     signal: watch::Sender<Signal>,
-    tunnels: mpsc::Sender<v1::OpenTunnel>,
+    asked: mpsc::Sender<ToAgent>,
 }
 
 impl Sessions {
@@ -56,12 +57,12 @@ impl Sessions {
         table.opened += 1;
         let id = table.opened;
         let (signal, received) = watch::channel(Signal::Desired(0));
-        let (tunnels, announced) = mpsc::channel(TUNNELS);
-        let entry = Entry { id, instance: instance.clone(), signal, tunnels };
+        let (asked, received_asked) = mpsc::channel(ASKED);
+        let entry = Entry { id, instance: instance.clone(), signal, asked };
         if let Some(old) = table.nodes.insert(node.clone(), entry) {
             old.signal.send_replace(Signal::Close);
         }
-        Session { node: node.clone(), id, signal: received, tunnels: announced }
+        Session { node: node.clone(), id, signal: received, asked: received_asked }
     }
 
     /// Forgets a session; false if the node has another one by now.
@@ -93,9 +94,9 @@ impl Sessions {
         }
     }
 
-    /// Asks the node's agent to open a tunnel; false if it is not connected, or does not keep up.
-    pub(crate) fn announce(&self, node: &NodeId, tunnel: v1::OpenTunnel) -> bool {
-        self.table().nodes.get(node).is_some_and(|entry| entry.tunnels.try_send(tunnel).is_ok())
+    /// Asks the node's agent for something; false if it is not connected, or does not keep up.
+    pub(crate) fn ask(&self, node: &NodeId, message: ToAgent) -> bool {
+        self.table().nodes.get(node).is_some_and(|entry| entry.asked.try_send(message).is_ok())
     }
 
     pub(crate) fn close(&self, node: &NodeId) {

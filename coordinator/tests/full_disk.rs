@@ -144,8 +144,11 @@ async fn send(
     half_way: impl FnOnce(),
 ) -> Result<(), Status> {
     let content = vec![u8::try_from(mib).unwrap(); mib * MIB];
-    let header =
-        v1::BlobHeader { sha256: Sha256::digest(&content).to_vec().into(), size: content.len() as u64 };
+    let header = v1::BlobHeader {
+        sha256: Sha256::digest(&content).to_vec().into(),
+        size: content.len() as u64,
+        offset: 0,
+    };
     let (parts, sent) = mpsc::channel(4);
     let mut files = FileServiceClient::new(channel.clone());
     let upload = tokio::spawn(async move { files.upload_blobs(ReceiverStream::new(sent)).await });

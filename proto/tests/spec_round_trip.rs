@@ -6,7 +6,8 @@ use std::time::Duration;
 use convoke_model::{
     CheckpointPolicy, Collect, Constraint, ConstraintSubject, ContainerOptions, DependsCondition,
     DeviceCount, DeviceKind, DeviceRequest, Digest, FileGrant, Framework, Healthcheck, JobName, JobSpec,
-    Mount, MountKind, PortMapping, RankLayout, ResourceLimits, RestartPolicy, Shards, TreeRef, Ulimit,
+    MARKER_FILE, Marker, Mount, MountKind, PortMapping, RankLayout, ResourceLimits, RestartPolicy, Shards,
+    TreeRef, Ulimit,
 };
 use convoke_proto::{InvalidMessage, v1};
 use prop::collection::{btree_map, vec};
@@ -62,8 +63,25 @@ fn tree() -> impl Strategy<Value = TreeRef> {
 
 fn mount() -> impl Strategy<Value = Mount> {
     let kind = select(vec![MountKind::Bind, MountKind::Volume, MountKind::Tmpfs]);
-    (kind, text(), text(), any::<bool>(), of(tree())).prop_map(
-        |(kind, source, target, read_only, content)| Mount { kind, source, target, read_only, content },
+    let marker = |path: String| Marker {
+        directory: format!("/mnt{path}"),
+        file: MARKER_FILE.to_owned(),
+        id: "a1".to_owned(),
+    };
+    // Either content, or a marker, or neither.
+    let there = prop_oneof![
+        of(tree()).prop_map(|content| (content, None)),
+        "(/[a-z]{1,8}){0,3}".prop_map(move |path| (None, Some(marker(path)))),
+    ];
+    (kind, text(), text(), any::<bool>(), there).prop_map(
+        |(kind, source, target, read_only, (content, shared))| Mount {
+            kind,
+            source,
+            target,
+            read_only,
+            content,
+            shared,
+        },
     )
 }
 

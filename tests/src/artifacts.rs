@@ -17,7 +17,7 @@ impl ScriptedAgent {
         for (path, content) in files {
             let sha256 = Sha256::digest(content).to_vec();
             let size = content.len() as u64;
-            parts.push(Part::Header(v1::BlobHeader { sha256: sha256.clone().into(), size }));
+            parts.push(Part::Header(v1::BlobHeader { sha256: sha256.clone().into(), size, offset: 0 }));
             parts.push(Part::Data(content.as_bytes().to_vec().into()));
             artifacts.push(v1::Artifact {
                 mount: mount.to_owned(),

@@ -167,6 +167,21 @@ impl LocalCluster {
         Process::start_with(&binary("convoke-agent"), &args, variables, &self.log_file(state_dir))
     }
 
+    /// An agent on whose host the directory is another one: empty, in a mount namespace of its own. What it
+    /// lays out must be seen by the engine all the same, so that it may mount nothing itself. The story ends it.
+    pub fn agent_without(&self, directory: &Path, node: &str, slots: u32) -> Process {
+        let script =
+            "mount -t tmpfs none \"$0\" && exec setpriv --inh-caps=-all --bounding-set=-sys_admin -- \"$@\"";
+        let (directory, agent) =
+            (directory.display().to_string(), binary("convoke-agent").display().to_string());
+        let mut args: Vec<_> = ["--mount", "sh", "-c", script].map(ToOwned::to_owned).into();
+        args.extend([directory, agent]);
+        args.extend(self.agent_args(&self.url(), node, node, slots));
+        args.push("--advertise-address=127.0.0.1".to_owned());
+        // Each of the programs becomes the next.
+        Process::start(Path::new("unshare"), &args, &self.log_file(node))
+    }
+
     fn agent_in(&self, namespace: &str, node: &str, slots: u32) -> Process {
         let agent = binary("convoke-agent").display().to_string();
         // Only the network is another one: what an agent mounts, its engine must see.

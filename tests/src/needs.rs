@@ -35,6 +35,10 @@ pub enum Needs {
     Namespaces,
     /// A file system of its own; no engine.
     Mounts,
+    /// The base image, and file systems of its own.
+    BaseMounts,
+    /// The base image, and a FUSE file system.
+    Fuse,
 }
 
 impl Needs {
@@ -57,6 +61,11 @@ impl Needs {
             Self::RegistryEngines => Self::Engines.missing().or_else(registry::missing),
             Self::Namespaces => unshared(&["--net"], "ip link set lo up"),
             Self::Mounts => unshared(&["--mount"], "mount -t tmpfs none /mnt"),
+            Self::BaseMounts => Self::Base.missing().or_else(|| Self::Mounts.missing()),
+            Self::Fuse => {
+                let bindfs = "d=$(mktemp -d) && bindfs / $d && umount $d && rmdir $d";
+                Self::Base.missing().or_else(|| unshared(&["--mount"], bindfs))
+            }
         }
     }
 }

@@ -102,7 +102,7 @@ impl<'a> Layout<'a> {
             let points = plan.points(n, |origin| match origin {
                 Origin::Source(n) => !trees[*n].manifest.is_single_file(),
                 Origin::Own(path) => path.is_dir(),
-                Origin::Volume(_) | Origin::AnonymousVolume => true,
+                Origin::Shared(_) | Origin::Volume(_) | Origin::AnonymousVolume => true,
             });
             if let Some(with_points) = merge::with_points(&trees[n].manifest, &points) {
                 let composed = self.files.cache.compose(with_points, self.owner, &|_, _| {}).await;

@@ -9,6 +9,10 @@
 //! whichever node they ran on. So a job that is started again finds the `.pt` files that it left, and none
 //! that nobody else would see.
 //!
+//! **Shared.** A mount may come with a marker instead of content: the submitter's directory is on a file system
+//! that this node has, too, at the same path. It is mounted if the marker is there ([`sight`]), and nothing of
+//! it is brought or sent back.
+//!
 //! **Here already.** An absolute source is the node's own path and must exist: Docker would make an
 //! empty directory, and a training would find out late that its data is missing. A named volume is the
 //! engine's. Secrets and configs (`grants`) are files of the submitter's at Compose's places.
@@ -41,6 +45,7 @@ mod prior;
 mod private;
 mod remove;
 mod replicas;
+pub mod sight;
 mod space;
 mod turns;
 

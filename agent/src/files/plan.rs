@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use convoke_model::{JobSpec, Mount, MountKind, NodeId, TreeRef};
+use convoke_model::{JobSpec, Marker, Mount, MountKind, NodeId, TreeRef};
 
 use tokio::time::timeout;
 
 use super::cache::blocking;
-use super::{HostMount, HostSource};
+use super::{HostMount, HostSource, sight};
 use crate::work::Refusal;
 
 /// How long a file system may take to say whether a path is there: one whose server is away never does.
@@ -45,6 +45,8 @@ pub(super) enum Origin {
     Source(usize),
     /// The node's own directory or file, which must be there.
     Own(PathBuf),
+    /// The submitter's directory, which the node must see.
+    Shared(Marker),
     Volume(String),
     AnonymousVolume,
 }
@@ -87,6 +89,9 @@ impl Plan {
 
     fn bind(&mut self, mount: &Mount, node: &NodeId) -> Result<Origin, Refusal> {
         let name = &mount.source;
+        if let Some(marker) = &mount.shared {
+            return Ok(Origin::Shared(marker.clone()));
+        }
         match &mount.content {
             Some(tree) => Ok(Origin::Source(self.source(name, tree, !mount.read_only))),
             None if Path::new(name).is_absolute() => Ok(Origin::Own(PathBuf::from(name))),
@@ -115,6 +120,7 @@ impl Planned {
         let source = match self.from {
             Origin::Source(at) => HostSource::Path(sources[at].clone()),
             Origin::Own(path) => HostSource::Path(path),
+            Origin::Shared(marker) => HostSource::Path(marker.directory.into()),
             Origin::Volume(name) => HostSource::Volume(name),
             Origin::AnonymousVolume => HostSource::AnonymousVolume,
         };
@@ -126,13 +132,17 @@ impl Planned {
 /// server is away would hold up.
 pub(super) async fn checked(plan: Plan, node: &NodeId) -> Result<Plan, Refusal> {
     let own = node.clone();
-    let looking = blocking(move || check_own(&plan, &own).map(|()| plan));
+    let looking = blocking(move || {
+        check_own(&plan, &own)?;
+        check_shared(&plan, &own)?;
+        Ok(plan)
+    });
     match timeout(LOOK, looking).await {
         Ok(Ok(checked)) => checked,
         Ok(Err(problem)) => Err(Refusal::for_now(problem)),
         Err(_) => Err(Refusal::for_now(format!(
-            "node {node} cannot tell within {} s whether the absolute paths that the job mounts are there: is the \
-             server of a shared file system away?",
+            "node {node} cannot tell within {} s whether the directories of its own that the job mounts are there: is \
+             the server of a shared file system away?",
             LOOK.as_secs()
         ))),
     }
@@ -156,6 +166,22 @@ fn check_own(plan: &Plan, node: &NodeId) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The node saw the directory when the job was submitted, or was not there then. Another node may see it.
+fn check_shared(plan: &Plan, node: &NodeId) -> Result<(), Refusal> {
+    for planned in &plan.mounts {
+        if let Origin::Shared(marker) = &planned.from
+            && let Err(error) = sight::is_there(marker)
+        {
+            return Err(Refusal::for_now(format!(
+                "node {node} does not see the shared directory {}, to be mounted at {}: its marker {} is not as the \
+                 submitter left it: {error}; mount the file system there, or submit the job again with --files ship",
+                marker.directory, planned.target, marker.file
+            )));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +190,14 @@ mod tests {
 
     fn mount(source: &str, target: &str, read_only: bool, content: Option<u8>) -> Mount {
         let content = content.map(|n| TreeRef { digest: Digest([n; 32]), files: 1, bytes: 1 });
-        Mount { kind: MountKind::Bind, source: source.into(), target: target.into(), read_only, content }
+        Mount {
+            kind: MountKind::Bind,
+            source: source.into(),
+            target: target.into(),
+            read_only,
+            content,
+            shared: None,
+        }
     }
 
     fn planned(volumes: Vec<Mount>) -> Result<Plan, Refusal> {
@@ -211,6 +244,26 @@ mod tests {
             refusal.message.contains("./data") && refusal.message.contains("submit it again"),
             "{refusal:?}"
         );
+    }
+
+    #[test]
+    fn a_shared_directory_is_mounted_where_it_is_once_its_marker_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap().to_owned();
+        let marker = Marker { directory: path.clone(), file: ".convoke-shared".into(), id: "a1".into() };
+        let shared = Mount { shared: Some(marker), ..mount("./data", "/data", true, None) };
+        let (plan, node) = (planned(vec![shared]).unwrap(), NodeId::new("n1").unwrap());
+        assert!(plan.sources.is_empty(), "nothing is brought");
+        let refusal = check_shared(&plan, &node).unwrap_err();
+        assert!(refusal.retryable, "another node may see it");
+        for part in [path.as_str(), "node n1", "--files ship"] {
+            assert!(refusal.message.contains(part), "{refusal:?}");
+        }
+        std::fs::write(directory.path().join(".convoke-shared"), "a1").unwrap();
+        check_shared(&plan, &node).unwrap();
+        let mounts: Vec<_> = plan.mounts.into_iter().map(|m| m.on_host(&[])).collect();
+        assert_eq!(mounts[0].source, HostSource::Path(directory.path().to_owned()));
+        assert!(mounts[0].read_only);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
 
 use super::{Fatal, Lost, Session};
+use crate::files::sight::Answers;
 use crate::ledger;
 use crate::reconciler::Incoming;
 
@@ -25,6 +26,9 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 const OUTBOX: usize = 4;
 /// Bounds on the coordinator's choice of heartbeat interval.
 const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
+
+/// Answers that wait to be sent; the coordinator asks one question with each submit.
+const ANSWERS: usize = 16;
 
 type Outbox = mpsc::Sender<v1::ControlRequest>;
 
@@ -116,6 +120,8 @@ impl Session {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sequence = 0;
         let mut heard = Instant::now();
+        // What was asked on an earlier connection waits for no answer any more.
+        let (answers, mut answered) = mpsc::channel(ANSWERS);
         self.observed.mark_changed();
         loop {
             tokio::select! {
@@ -123,7 +129,7 @@ impl Session {
                 message = inbound.message() => {
                     heard = Instant::now();
                     match message.map_err(lost)? {
-                        Some(v1::ControlResponse { message: Some(message) }) => self.take(message).await?,
+                        Some(v1::ControlResponse { message: Some(message) }) => self.take(message, &answers).await?,
                         Some(_) => warn!("the coordinator sent an empty message"),
                         None => return Err(Lost::Broken("the coordinator closed it".to_owned())),
                     }
@@ -132,6 +138,9 @@ impl Session {
                     if changed.is_err() { return Ok(()) }
                     let observed = self.observed.borrow_and_update().clone();
                     send(outbox, Request::Observed(observed.into()), terms.patience).await?;
+                }
+                Some(seen) = answered.recv() => {
+                    send(outbox, Request::MarkersSeen(seen), terms.patience).await?;
                 }
                 // Without a container engine nothing changes, and nobody would say so.
                 Ok(()) = self.info.changed() => return Err(Lost::Changed),
@@ -144,7 +153,7 @@ impl Session {
         }
     }
 
-    async fn take(&mut self, message: Response) -> Result<(), Lost> {
+    async fn take(&mut self, message: Response, answers: &Answers) -> Result<(), Lost> {
         match message {
             Response::Desired(desired) => match DesiredState::try_from(desired) {
                 Ok(desired) => {
@@ -162,6 +171,7 @@ impl Session {
             Response::Heartbeat(_) => {}
             Response::Welcome(_) => warn!("the coordinator sent a second welcome"),
             Response::OpenTunnel(tunnel) => self.tunnels.open(tunnel),
+            Response::LookForMarkers(question) => self.sight.answer(question, answers.clone()),
         }
         Ok(())
     }

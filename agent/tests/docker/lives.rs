@@ -122,7 +122,7 @@ fn codes(exits: &[TaskExit]) -> Vec<ExitStatus> {
 
 fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
     let source = source.display().to_string();
-    Mount { kind: MountKind::Bind, source, target: target.to_owned(), read_only, content: None }
+    Mount { kind: MountKind::Bind, source, target: target.to_owned(), read_only, content: None, shared: None }
 }
 
 pub(super) fn a_job_runs_in_containers_and_leaves_nothing() {

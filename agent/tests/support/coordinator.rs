@@ -202,6 +202,8 @@ impl Service {
                 () = stopping.begun() => return None,
                 message = inbound.message() => match message.ok()??.message? {
                     FromAgent::Hello(_) => return None,
+                    // Nobody asked.
+                    FromAgent::MarkersSeen(_) => return None,
                     FromAgent::Observed(observed) => {
                         let observed = ObservedState::try_from(observed).unwrap();
                         self.heard(|m| m.observed = Some(observed));

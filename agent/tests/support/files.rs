@@ -96,7 +96,14 @@ pub fn tree(coordinator: &Coordinator, entries: &[(&str, &str)]) -> TreeRef {
 /// A mount of the submitter's directory.
 pub fn bind(source: &str, read_only: bool, content: &TreeRef) -> Mount {
     let target = format!("/{}", source.trim_start_matches("./"));
-    Mount { kind: MountKind::Bind, source: source.into(), target, read_only, content: Some(content.clone()) }
+    Mount {
+        kind: MountKind::Bind,
+        source: source.into(),
+        target,
+        read_only,
+        content: Some(content.clone()),
+        shared: None,
+    }
 }
 
 /// A replica of one container.

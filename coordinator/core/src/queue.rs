@@ -236,14 +236,26 @@ impl Draft<'_> {
         if self.state.nodes.is_empty() {
             return None;
         }
-        let idle = |node: &'_ std::sync::Arc<crate::Node>| Candidate {
-            info: &self.state.nodes[&node.info.id].info,
-            barred: None,
-            held: BTreeSet::new(),
-            engine_down: false,
-            last_resort: false,
-        };
-        let candidates: Vec<Candidate<'_>> = self.state.nodes.values().map(idle).collect();
+        let candidates: Vec<Candidate<'_>> = self.state.nodes.values().map(|node| idle(node)).collect();
         place::place(spec, &candidates).err()
+    }
+
+    /// Nodes that could hold a replica if they were idle, and are not lost.
+    pub(crate) fn could_hold(&self, spec: &convoke_model::JobSpec) -> Vec<NodeId> {
+        let could = |node: &&std::sync::Arc<crate::Node>| {
+            self.node_state(node) != NodeState::Lost && place::is_eligible(spec, &idle(node))
+        };
+        self.state.nodes.values().filter(could).map(|node| node.info.id.clone()).collect()
+    }
+}
+
+/// The node as if nothing ran there, and it were reachable.
+fn idle(node: &crate::Node) -> Candidate<'_> {
+    Candidate {
+        info: &node.info,
+        barred: None,
+        held: BTreeSet::new(),
+        engine_down: false,
+        last_resort: false,
     }
 }

@@ -141,6 +141,12 @@ impl Core {
         Ok(Plan { placement: draft.plan(spec), never_fits: draft.never_fits(spec).is_some() })
     }
 
+    /// Nodes that could hold a replica of the job if they were idle, by name; not those that are lost.
+    pub fn could_hold(&self, now: Timestamp, spec: &JobSpec) -> Result<Vec<NodeId>, Denied> {
+        crate::submit::validate(spec)?;
+        Ok(self.draft(now).could_hold(spec))
+    }
+
     /// The unique id of a group, if it is published; `StaleGeneration` if it never will be.
     pub fn unique_id(
         &self,

@@ -86,7 +86,10 @@ async fn next(
     let message = timeout(context.files.blobs.stall(), requests.message()).await;
     let Some(message) = message.map_err(|_| refuse::stalled("the upload"))?? else { return Ok(None) };
     match message.part {
-        Some(WirePart::Header(header)) => Ok(Some(Part::Header(digest(&header.sha256)?, header.size))),
+        Some(WirePart::Header(header)) => {
+            let digest = digest(&header.sha256)?;
+            Ok(Some(Part::Header { digest, size: header.size, offset: 0 }))
+        }
         Some(WirePart::Data(bytes)) => Ok(Some(Part::Data(bytes))),
         None => Err(refuse::bad_request("an empty message came in an upload")),
     }
@@ -98,7 +101,7 @@ fn store(blobs: &crate::files::Blobs, mut received: mpsc::Receiver<Step>) -> Res
     // Ends with the stream's task, which waits for nothing longer than a stall.
     while let Some(step) = received.blocking_recv() {
         match step {
-            Step::Part(Part::Header(digest, size)) => writer.begin(digest, size)?,
+            Step::Part(Part::Header { digest, size, .. }) => writer.begin(digest, size)?,
             Step::Part(Part::Data(bytes)) => writer.write(&bytes)?,
             Step::End => return writer.finish().map(Some),
         }
@@ -113,7 +116,7 @@ pub(super) async fn fetch(
     let digests = digests(&request.sha256)?;
     let turn = context.files.blobs.turn().await?;
     let blobs = context.files.blobs.clone();
-    let mut reader = blocking(move || BlobReader::new(&blobs, digests)).await?;
+    let mut reader = blocking(move || BlobReader::new(&blobs, digests, request.offset)).await?;
     Ok(stream(context, |outgoing| async move {
         let _turn = turn;
         loop {
@@ -121,8 +124,8 @@ pub(super) async fn fetch(
             reader = back;
             let part = match part {
                 None => return Ok(()),
-                Some(Part::Header(digest, size)) => {
-                    WirePart::Header(v1::BlobHeader { sha256: digest.0.to_vec().into(), size })
+                Some(Part::Header { digest, size, offset }) => {
+                    WirePart::Header(v1::BlobHeader { sha256: digest.0.to_vec().into(), size, offset })
                 }
                 Some(Part::Data(bytes)) => WirePart::Data(bytes),
             };

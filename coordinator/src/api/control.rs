@@ -122,7 +122,7 @@ impl Control {
                     self.send_desired().await?;
                 }
                 // The entry that holds the sender lives as long as the session is current.
-                Some(tunnel) = self.session.tunnels.recv() => self.send(ToAgent::OpenTunnel(tunnel)).await?,
+                Some(message) = self.session.asked.recv() => self.send(message).await?,
                 () = sleep_until(heard + patience) => return Err(refuse::silent()),
             }
         }
@@ -138,6 +138,10 @@ impl Control {
             Some(FromAgent::Heartbeat(v1::Heartbeat { sequence })) => {
                 self.context.owner.heard(node, id).await;
                 self.send(ToAgent::Heartbeat(v1::HeartbeatAck { sequence })).await
+            }
+            Some(FromAgent::MarkersSeen(v1::MarkersSeen { question, sights })) => {
+                self.context.questions.answer(question, node, sights);
+                Ok(())
             }
             Some(FromAgent::Hello(_)) => Err(refuse::bad_request("Hello came twice on one control stream")),
             None => Err(refuse::bad_request("an empty message came on a control stream")),

@@ -7,7 +7,7 @@ use tokio::sync::OwnedRwLockReadGuard;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::outgoing::Streaming;
-use super::{Context, artifacts, blobs, blocking};
+use super::{Context, artifacts, blobs, blocking, shared};
 
 #[async_trait]
 impl FileService for Context {
@@ -50,6 +50,13 @@ impl FileService for Context {
     ) -> Result<Response<v1::ReportArtifactsResponse>, Status> {
         let node = self.caller(request.metadata())?;
         artifacts::report(self, node, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn find_shared_directories(
+        &self,
+        request: Request<v1::FindSharedDirectoriesRequest>,
+    ) -> Result<Response<v1::FindSharedDirectoriesResponse>, Status> {
+        shared::find(self, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::owner::Accepted;
 const LIST: usize = 1_000;
 const LIST_BYTES: usize = 3 << 20;
 
-fn spec(wire: Option<v1::JobSpec>) -> Result<JobSpec, Status> {
+pub(super) fn spec(wire: Option<v1::JobSpec>) -> Result<JobSpec, Status> {
     let wire = wire.ok_or_else(|| refuse::bad_request("field spec is missing"))?;
     JobSpec::try_from(wire).map_err(refuse::invalid)
 }

@@ -17,6 +17,7 @@ mod patience;
 mod push;
 mod refuse;
 mod select;
+mod shared;
 mod transfer;
 mod tunnel;
 mod unique_id;
@@ -39,6 +40,7 @@ use tonic::service::Routes;
 use crate::files::Files;
 use crate::ledger::History;
 use crate::owner::{Outlets, Owner};
+use crate::questions::Questions;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 use crate::tunnels::Tunnels;
@@ -53,6 +55,7 @@ pub(crate) struct Context {
     pub(crate) files: Files,
     pub(crate) telemetry: Telemetry,
     pub(crate) tunnels: Tunnels,
+    pub(crate) questions: Questions,
     pub(crate) shutdown: Shutdown,
     pub(crate) identity: Identity,
 }

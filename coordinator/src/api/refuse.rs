@@ -86,7 +86,9 @@ impl From<BlobError> for Status {
             BlobError::HashMismatch { .. } => (Code::InvalidArgument, "HASH_MISMATCH"),
             BlobError::ShortBody { .. } => (Code::InvalidArgument, "SHORT_BODY"),
             BlobError::ExtraBytes => (Code::InvalidArgument, "EXTRA_BYTES"),
-            BlobError::TooLarge { .. } => (Code::InvalidArgument, "INVALID_MESSAGE"),
+            BlobError::TooLarge { .. } | BlobError::BadOffset { .. } => {
+                (Code::InvalidArgument, "INVALID_MESSAGE")
+            }
             BlobError::DiskFull => (Code::ResourceExhausted, "DISK_FULL"),
             BlobError::Unknown(_) => (Code::NotFound, "UNKNOWN_BLOB"),
             BlobError::Damaged(_) => (Code::DataLoss, "BLOB_DAMAGED"),
@@ -213,6 +215,10 @@ pub(super) fn node_unreachable(node: &convoke_model::NodeId, what: &str) -> Stat
 
 pub(super) fn too_many_tunnels() -> Status {
     refusal(Code::ResourceExhausted, "TOO_MANY_SESSIONS", "too many sessions are being opened; try again")
+}
+
+pub(super) fn too_many_questions() -> Status {
+    refusal(Code::ResourceExhausted, "TOO_MANY_QUESTIONS", "too many questions wait for the nodes; try again")
 }
 
 pub(super) fn unknown_tunnel() -> Status {

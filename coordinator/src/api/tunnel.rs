@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use convoke_model::{JobId, NodeId, Rank, TaskPhase};
 use convoke_proto::v1;
+use convoke_proto::v1::control_response::Message as ToAgent;
 use convoke_proto::v1::open_session_request::Message;
 use convoke_proto::v1::session_service_server::SessionService;
 use convoke_proto::v1::{open_tunnel, session_target, tunnel_frame::Frame};
@@ -69,7 +70,7 @@ async fn meet(context: &Context, target: v1::SessionTarget) -> Result<AgentHalf,
     let (node, task) = find(context, job, Rank(target.rank)).await?;
     let mut expected = context.tunnels.expect(node.clone()).ok_or_else(refuse::too_many_tunnels)?;
     let open = v1::OpenTunnel { tunnel_id: expected.id.clone(), target: Some(towards(wanted, task)) };
-    if !context.outlets.sessions.announce(&node, open) {
+    if !context.outlets.sessions.ask(&node, ToAgent::OpenTunnel(open)) {
         return Err(refuse::node_unreachable(&node, "is not connected"));
     }
     match timeout(PATIENCE, &mut expected.agent).await {

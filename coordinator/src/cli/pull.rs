@@ -22,7 +22,8 @@ use super::{Context, text};
 ///
 /// Into the directories that the job was submitted with, or below DIR. What is here already is not
 /// fetched again; a file that you changed since the submit stays, and what came lies beside it as
-/// NAME.from-JOB. An attached `convoke up` does this by itself.
+/// NAME.from-JOB. What lies on a file system that the nodes share is there without it. An attached
+/// `convoke up` does this by itself.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -56,8 +57,12 @@ impl Pull {
         let job = self.within.scope(context)?.find(&link, &self.job).await?;
         let name = text::job_name(&job).to_owned();
         let places = self.places(&job)?;
+        let in_place: Vec<_> = places.in_place().collect();
+        in_place.iter().for_each(|sentence| screen.note(sentence));
         if places.is_empty() {
-            screen.note(&format!("{name} mounts no directory of a relative path that it may write to"));
+            if in_place.is_empty() {
+                screen.note(&format!("{name} mounts no directory of a relative path that it may write to"));
+            }
             return Ok(());
         }
         let sent = self.sent(&link, &job).await?;

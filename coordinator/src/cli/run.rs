@@ -127,7 +127,14 @@ fn mount(text: &str) -> Result<Mount, String> {
     }
     let bind = source.starts_with(['.', '/']);
     let kind = if bind { MountKind::Bind } else { MountKind::Volume };
-    Ok(Mount { kind, source: source.to_owned(), target: target.to_owned(), read_only, content: None })
+    Ok(Mount {
+        kind,
+        source: source.to_owned(),
+        target: target.to_owned(),
+        read_only,
+        content: None,
+        shared: None,
+    })
 }
 
 impl Run {

@@ -19,7 +19,8 @@ use super::{Context, inspect, output, ship, signals, text};
 ///
 /// What containers mount from here by a relative path travels: it is sent to the nodes, as far as they
 /// lack it, and what the job writes into it comes back here. A .convokeignore (written as a .gitignore)
-/// leaves out what the job does not need.
+/// leaves out what the job does not need. A directory on a network file system that the nodes see at the
+/// same path is mounted instead (--files), and a small file, .convoke-shared, stays in it as the proof.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

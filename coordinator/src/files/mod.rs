@@ -61,6 +61,8 @@ pub(crate) enum BlobError {
         "the blob cannot be stored: the coordinator's disk is full but for what it keeps free for its own records; free space on it"
     )]
     DiskFull,
+    #[error("blob {digest} has {size} bytes, and {offset} of them are to be left out")]
+    BadOffset { digest: Digest, size: u64, offset: u64 },
     #[error("blob {0} is not stored here; send it again, with the files that it came with")]
     Unknown(Digest),
     #[error(

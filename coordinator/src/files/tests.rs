@@ -22,11 +22,11 @@ fn store(blobs: &Blobs, contents: &[&[u8]]) -> Result<u64, BlobError> {
 }
 
 fn read(blobs: &Blobs, digests: &[Digest]) -> Result<Vec<Vec<u8>>, BlobError> {
-    let mut reader = BlobReader::new(blobs, digests.to_vec())?;
+    let mut reader = BlobReader::new(blobs, digests.to_vec(), 0)?;
     let mut contents: Vec<Vec<u8>> = Vec::new();
     while let Some(part) = reader.next()? {
         match part {
-            Part::Header(found, size) => {
+            Part::Header { digest: found, size, .. } => {
                 assert_eq!(found, digests[contents.len()]);
                 contents.push(Vec::with_capacity(usize::try_from(size).unwrap()));
             }
@@ -145,7 +145,7 @@ fn a_reader_that_found_damage_leaves_the_good_blob_alone_that_took_its_place() {
     let hello = digest(b"hello");
     store(&blobs, &[b"hello"]).unwrap();
     std::fs::write(blobs.path(&hello), b"hellO").unwrap();
-    let mut late = BlobReader::new(&blobs, vec![hello]).unwrap();
+    let mut late = BlobReader::new(&blobs, vec![hello], 0).unwrap();
     late.next().unwrap();
     late.next().unwrap();
     read(&blobs, &[hello]).unwrap_err();

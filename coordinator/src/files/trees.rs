@@ -77,10 +77,10 @@ impl Blobs {
         let mut content = Vec::new();
         while let Some(part) = reader.next()? {
             match part {
-                Part::Header(_, size) if size > MAX_MANIFEST => {
+                Part::Header { size, .. } if size > MAX_MANIFEST => {
                     return Err(TreeError::TooLarge(digest, size));
                 }
-                Part::Header(_, size) => content.reserve(usize::try_from(size).unwrap_or_default()),
+                Part::Header { size, .. } => content.reserve(usize::try_from(size).unwrap_or_default()),
                 Part::Data(bytes) => content.extend_from_slice(&bytes),
             }
         }

@@ -31,6 +31,7 @@ fn with_tree(name: &str, tree: TreeRef) -> v1::SubmitJobRequest {
         target: "/data".to_owned(),
         read_only: false,
         content: Some(tree),
+        shared: None,
     }];
     v1::SubmitJobRequest { spec: Some(spec.into()), ..submission(name, &format!("key-{name}")) }
 }

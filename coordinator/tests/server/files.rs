@@ -17,7 +17,7 @@ pub(crate) fn sha256(content: &[u8]) -> Bytes {
 }
 
 pub(crate) fn header(content: &[u8]) -> v1::BlobPart {
-    let header = v1::BlobHeader { sha256: sha256(content), size: content.len() as u64 };
+    let header = v1::BlobHeader { sha256: sha256(content), size: content.len() as u64, offset: 0 };
     v1::BlobPart { part: Some(Part::Header(header)) }
 }
 
@@ -45,13 +45,20 @@ pub(crate) async fn missing(channel: &Channel, contents: &[&[u8]]) -> Vec<Bytes>
 }
 
 pub(crate) async fn fetch(channel: &Channel, contents: &[&[u8]]) -> Result<Vec<Vec<u8>>, Status> {
-    let request = v1::FetchBlobsRequest { sha256: contents.iter().map(|c| sha256(c)).collect() };
+    fetch_from(channel, contents, 0).await
+}
+
+/// Without the first bytes of the first, which the coordinator must say.
+async fn fetch_from(channel: &Channel, contents: &[&[u8]], offset: u64) -> Result<Vec<Vec<u8>>, Status> {
+    let request = v1::FetchBlobsRequest { sha256: contents.iter().map(|c| sha256(c)).collect(), offset };
     let mut parts = FileServiceClient::new(channel.clone()).fetch_blobs(request).await?.into_inner();
     let mut found: Vec<Vec<u8>> = Vec::new();
     while let Some(message) = soon("a part", parts.message()).await? {
         match message.part.unwrap() {
             Part::Header(header) => {
                 assert_eq!(header.sha256, sha256(contents[found.len()]));
+                assert_eq!(header.size, contents[found.len()].len() as u64);
+                assert_eq!(header.offset, if found.is_empty() { offset } else { 0 });
                 found.push(Vec::new());
             }
             Part::Data(bytes) => found.last_mut().unwrap().extend_from_slice(&bytes),
@@ -91,6 +98,19 @@ async fn what_is_missing_is_sent_once_and_comes_back_in_the_order_that_is_asked_
 }
 
 #[tokio::test]
+async fn a_blob_goes_on_where_it_stopped_and_those_after_it_come_whole() {
+    let coordinator = Coordinator::start().await;
+    let channel = &coordinator.channel;
+    store(channel, &BLOBS).await.unwrap();
+    let rest = fetch_from(channel, &BLOBS, 7).await.unwrap();
+    assert_eq!(rest, [&BLOBS[0][7..], BLOBS[1], BLOBS[2]]);
+    let size = BLOBS[0].len() as u64;
+    assert_eq!(fetch_from(channel, &BLOBS[..1], size).await.unwrap(), [b""]);
+    assert_eq!(reason(fetch_from(channel, &BLOBS[..1], size + 1).await), "INVALID_MESSAGE");
+    coordinator.stop().await;
+}
+
+#[tokio::test]
 async fn a_large_blob_survives_its_way_there_and_back() {
     let coordinator = Coordinator::start().await;
     let content: Vec<u8> = (0..9_000_000u32).map(|n| n.to_le_bytes()[usize::from(n % 3 == 0)]).collect();
@@ -120,7 +140,7 @@ async fn wrong_short_and_extra_bytes_are_refused_by_name_and_the_blobs_before_th
         assert!(nothing_half(coordinator.dir.path()));
     }
     assert_eq!(reason(send(channel, vec![data(b"headless")]).await), "EXTRA_BYTES");
-    let short_name = v1::BlobHeader { sha256: Bytes::from_static(b"abc"), size: 1 };
+    let short_name = v1::BlobHeader { sha256: Bytes::from_static(b"abc"), size: 1, offset: 0 };
     let short_name = v1::BlobPart { part: Some(Part::Header(short_name)) };
     assert_eq!(reason(send(channel, vec![short_name]).await), "INVALID_MESSAGE");
     let too_many = v1::FindMissingBlobsRequest { sha256: vec![sha256(b"x"); 10_001] };

@@ -13,6 +13,7 @@ mod crash_files;
 mod files;
 mod jobs;
 mod sessions;
+mod shared;
 mod telemetry;
 mod tunnels;
 mod unique_ids;

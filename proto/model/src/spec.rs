@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{JobName, TreeRef};
+use crate::{JobName, Marker, TreeRef};
 
 /// The largest gang that a spec may ask for; a larger number is taken for a mistake.
 pub const MAX_REPLICAS: u32 = 100_000;
@@ -231,6 +231,9 @@ pub struct Mount {
     /// out. `None` for what is the node's own.
     #[serde(default)]
     pub content: Option<TreeRef>,
+    /// Instead of content: the nodes see the submitter's directory by themselves, where this marker lies.
+    #[serde(default)]
+    pub shared: Option<Marker>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use convoke_model::{
-    ContainerOptions, DependsCondition, FileGrant, Healthcheck, Mount, MountKind, PortMapping, TreeRef,
-    Ulimit, millis,
+    ContainerOptions, DependsCondition, FileGrant, Healthcheck, Marker, Mount, MountKind, PortMapping,
+    TreeRef, Ulimit, millis,
 };
 
-use super::{InvalidMessage, all, choice, port};
+use super::{InvalidMessage, all, choice, invalid, port};
 use crate::v1;
 
 impl From<ContainerOptions> for v1::ContainerOptions {
@@ -101,6 +101,7 @@ impl From<Mount> for v1::Mount {
             target: mount.target,
             read_only: mount.read_only,
             content: mount.content.map(Into::into),
+            shared: mount.shared.map(Into::into),
         }
     }
 }
@@ -114,13 +115,27 @@ impl TryFrom<v1::Mount> for Mount {
             v1::MountKind::Volume => Some(MountKind::Volume),
             v1::MountKind::Tmpfs => Some(MountKind::Tmpfs),
         })?;
-        Ok(Self {
-            kind,
-            source: wire.source,
-            target: wire.target,
-            read_only: wire.read_only,
-            content: tree(wire.content)?,
-        })
+        let (content, shared) = (tree(wire.content)?, wire.shared.map(Marker::try_from).transpose()?);
+        if shared.is_some() && content.is_some() {
+            return Err(invalid("mount.shared", "a directory is either mounted or shipped"));
+        }
+        let (source, target, read_only) = (wire.source, wire.target, wire.read_only);
+        Ok(Self { kind, source, target, read_only, content, shared })
+    }
+}
+
+impl From<Marker> for v1::Marker {
+    fn from(marker: Marker) -> Self {
+        Self { directory: marker.directory, file: marker.file, id: marker.id }
+    }
+}
+
+impl TryFrom<v1::Marker> for Marker {
+    type Error = InvalidMessage;
+    fn try_from(wire: v1::Marker) -> Result<Self, InvalidMessage> {
+        let marker = Self { directory: wire.directory, file: wire.file, id: wire.id };
+        marker.validate().map_err(|problem| invalid("marker", problem))?;
+        Ok(marker)
     }
 }
 

@@ -10,6 +10,7 @@ mod namespaces;
 mod networks;
 mod refusals;
 mod restarts;
+mod shares;
 mod stops;
 mod training;
 mod travels;
@@ -35,6 +36,11 @@ fn main() -> ExitCode {
             a_user_that_is_not_root_can_write_to_its_own_directory,
             a_directory_is_mounted_in_a_read_only_one_that_was_shipped_without_it,
             secrets_and_configs_are_where_compose_puts_them;
+        shares on Base:
+            a_directory_that_both_nodes_see_is_mounted_and_nothing_of_it_travels,
+            a_marker_that_is_gone_at_the_start_is_told_by_node_and_path_until_it_is_back;
+        shares on BaseMounts: a_directory_that_a_node_does_not_see_is_shipped_or_refused_by_its_name;
+        shares on Fuse: a_directory_on_fuse_is_mounted_without_being_asked_for;
         stops on Base:
             a_stop_with_a_grace_kills_what_ignores_sigterm_when_it_is_over,
             a_failing_gang_ends_though_a_rank_ignores_sigterm;

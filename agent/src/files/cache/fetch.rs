@@ -17,7 +17,7 @@ use tonic::Streaming;
 use tracing::{info, warn};
 
 use super::dirs::Wanted;
-use super::receive::{Receiver, WriteError};
+use super::receive::{Left, Receiver, WriteError};
 use super::{FetchError, Inner, Told, blocking};
 use crate::files::owner::Owner;
 use crate::files::space::{Shortage, Space, bytes};
@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A coordinator that is busy with others lets a stream wait for so long in all: it serves some tens at a
 /// time, and a large gang has hundreds.
 const BUSY: Duration = Duration::from_secs(600);
-/// Tries in a row that bring no blob to its end, bytes or not: what breaks so often will not pass.
+/// Tries in a row that bring nothing that can be kept, bytes or not: what breaks so often will not pass.
 const TRIES: usize = 20;
 /// How often progress is told: each time is a commit of the coordinator's.
 const PROGRESS: Duration = Duration::from_secs(2);
@@ -146,15 +146,17 @@ pub(super) async fn all(
 
 /// One stream: batch after batch, over any number of broken connections.
 async fn stream(inner: &Arc<Inner>, missing: &Arc<Missing>, owner: Owner) -> Result<(), FetchError> {
-    let mut batch = missing.take_batch();
+    let mut batch = Left::new(missing.take_batch());
     let mut patience = Patience::default();
-    while !batch.is_empty() {
-        let before = batch.len();
+    while !batch.blobs.is_empty() {
+        let before = (batch.blobs.len(), batch.offset());
         let Attempt { left, bytes, outcome } = attempt(inner, missing, batch, owner).await;
         batch = left;
-        patience.heard(bytes > 0, batch.len() < before);
+        // What was kept brings the end nearer; what was thrown away does not.
+        let nearer = batch.blobs.len() < before.0 || batch.offset() > before.1;
+        patience.heard(bytes > 0, nearer);
         match outcome {
-            Ok(()) => batch = missing.take_batch(),
+            Ok(()) => batch = Left::new(missing.take_batch()),
             Err(error) if patience.stands(&error) => {
                 warn!("fetching files: {error}; trying again");
                 patience.backoff.pause().await;
@@ -170,23 +172,23 @@ struct Patience {
     backoff: Backoff,
     /// The last byte.
     byte: Instant,
-    /// The last blob.
-    blob: Instant,
+    /// The last one that was kept.
+    kept: Instant,
     tries: usize,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { backoff: Backoff::default(), byte: Instant::now(), blob: Instant::now(), tries: 0 }
+        Self { backoff: Backoff::default(), byte: Instant::now(), kept: Instant::now(), tries: 0 }
     }
 }
 
 impl Patience {
-    fn heard(&mut self, byte: bool, blob: bool) {
+    fn heard(&mut self, byte: bool, kept: bool) {
         if byte {
             self.byte = Instant::now();
         }
-        if blob {
+        if kept {
             *self = Self::default();
         }
     }
@@ -195,7 +197,7 @@ impl Patience {
     fn stands(&mut self, error: &FetchError) -> bool {
         if is_busy(error) {
             self.byte = Instant::now();
-            return self.blob.elapsed() < BUSY;
+            return self.kept.elapsed() < BUSY;
         }
         self.tries += 1;
         self.tries < TRIES && self.byte.elapsed() < PATIENCE && passes(error)
@@ -222,30 +224,31 @@ fn passes(error: &FetchError) -> bool {
 /// What became of one call.
 struct Attempt {
     /// Still missing.
-    left: Vec<Wanted>,
+    left: Left,
     /// Bytes that came.
     bytes: u64,
     outcome: Result<(), FetchError>,
 }
 
-async fn attempt(inner: &Arc<Inner>, missing: &Arc<Missing>, batch: Vec<Wanted>, owner: Owner) -> Attempt {
-    let opened = open(&inner.link, &batch).await;
+async fn attempt(inner: &Arc<Inner>, missing: &Arc<Missing>, batch: Left, owner: Owner) -> Attempt {
+    let opened = open(&inner.link, &batch.blobs, batch.offset()).await;
     let mut parts = match opened {
         Ok(parts) => parts,
         Err(error) => return Attempt { left: batch, bytes: 0, outcome: Err(error) },
     };
     let (tx, rx) = mpsc::channel(AHEAD);
-    let receiver = Receiver::new(inner.dirs.clone(), batch.clone(), owner);
+    let asked = batch.blobs.clone();
+    let receiver = Receiver::new(inner.dirs.clone(), batch, owner);
     let counted = missing.clone();
     let writing = blocking(move || receiver.write_all(rx, |size| counted.written(size)));
     let (received, written) = tokio::join!(pass_on(&mut parts, tx), writing);
     let (bytes, streamed) = received;
     // A thread that was lost wrote nothing that counts.
-    let (left, written) = written.unwrap_or_else(|e| (batch, Err(WriteError::Malformed(e))));
+    let (left, written) = written.unwrap_or_else(|e| (Left::new(asked), Err(WriteError::Malformed(e))));
     let outcome = match written {
         Err(error) => Err(judged(inner, missing, error)),
         // Ended early, by a broken connection or without one.
-        Ok(()) => streamed.and_then(|()| match left.as_slice() {
+        Ok(()) => streamed.and_then(|()| match left.blobs.as_slice() {
             [] => Ok(()),
             [first, ..] => Err(FetchError::Malformed(format!("it ends before blob {}", first.digest))),
         }),
@@ -253,10 +256,11 @@ async fn attempt(inner: &Arc<Inner>, missing: &Arc<Missing>, batch: Vec<Wanted>,
     Attempt { left, bytes, outcome }
 }
 
-async fn open(link: &Link, batch: &[Wanted]) -> Result<Streaming<BlobPart>, FetchError> {
+/// Asks for a batch, without the first bytes of its first blob.
+async fn open(link: &Link, batch: &[Wanted], offset: u64) -> Result<Streaming<BlobPart>, FetchError> {
     let sha256 = batch.iter().map(|wanted| wanted.digest.0.to_vec().into()).collect();
     let mut client = link.files().await?;
-    let opened = timeout(STALL, client.fetch_blobs(FetchBlobsRequest { sha256 })).await;
+    let opened = timeout(STALL, client.fetch_blobs(FetchBlobsRequest { sha256, offset })).await;
     Ok(opened.map_err(|_| FetchError::Stalled(STALL.as_secs()))?.map_err(Box::new)?.into_inner())
 }
 
@@ -305,28 +309,36 @@ pub(crate) async fn manifest(link: &Link, digest: Digest) -> Result<Manifest, Fe
 /// A blob of at most `limit` bytes, into memory.
 pub(crate) async fn small(link: &Link, digest: Digest, limit: u64) -> Result<Vec<u8>, FetchError> {
     let (mut backoff, began) = (Backoff::default(), Instant::now());
+    let mut content = Vec::new();
     loop {
-        match try_small(link, digest, limit).await {
+        match try_small(link, digest, limit, &mut content).await {
+            Ok(()) => return Ok(content),
             Err(error) if passes(&error) && began.elapsed() < PATIENCE => {
                 warn!("fetching a blob: {error}; trying again");
             }
-            fetched => return fetched,
+            Err(error) => return Err(error),
         }
         backoff.pause().await;
     }
 }
 
-async fn try_small(link: &Link, digest: Digest, limit: u64) -> Result<Vec<u8>, FetchError> {
+/// Adds what comes to `content`, which an earlier try may have begun.
+async fn try_small(link: &Link, digest: Digest, limit: u64, content: &mut Vec<u8>) -> Result<(), FetchError> {
     let malformed = |what: &str| FetchError::Malformed(format!("{what} of blob {digest}"));
-    let mut parts = open(link, &[Wanted { digest, size: 0, mode: 0 }]).await?;
-    let (mut content, mut size) = (Vec::new(), None);
+    let mut parts = open(link, &[Wanted { digest, size: 0, mode: 0 }], content.len() as u64).await?;
+    let mut size = None;
     while let Some(part) = timeout(STALL, parts.message())
         .await
         .map_err(|_| FetchError::Stalled(STALL.as_secs()))?
         .map_err(Box::new)?
     {
         match (part.part, size) {
-            (Some(Part::Header(header)), None) if header.size <= limit => size = Some(header.size),
+            (Some(Part::Header(header)), None)
+                if header.size <= limit && header.offset <= content.len() as u64 =>
+            {
+                content.truncate(usize::try_from(header.offset).unwrap_or_default());
+                size = Some(header.size);
+            }
             (Some(Part::Header(header)), None) => {
                 return Err(malformed(&format!("{}, too much,", bytes(header.size))));
             }
@@ -337,7 +349,8 @@ async fn try_small(link: &Link, digest: Digest, limit: u64) -> Result<Vec<u8>, F
         }
     }
     if Digest(Sha256::digest(&content).into()) != digest {
+        content.clear();
         return Err(FetchError::Damaged(digest));
     }
-    Ok(content)
+    Ok(())
 }

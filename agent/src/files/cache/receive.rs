@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use convoke_model::Digest;
+use convoke_proto::v1::BlobHeader;
 use convoke_proto::v1::blob_part::Part;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
@@ -30,12 +31,34 @@ pub(super) enum WriteError {
     Io { path: PathBuf, source: io::Error },
 }
 
+/// What did not come yet.
+#[derive(Default)]
+pub(super) struct Left {
+    /// The first one is next.
+    pub(super) blobs: Vec<Wanted>,
+    /// What came of the first one.
+    begun: Option<Current>,
+}
+
+impl Left {
+    pub(super) fn new(blobs: Vec<Wanted>) -> Self {
+        Self { blobs, begun: None }
+    }
+
+    /// Bytes of the first one that are here.
+    pub(super) fn offset(&self) -> u64 {
+        self.begun.as_ref().map_or(0, |begun| begun.size)
+    }
+}
+
 /// Writes one batch.
 pub(super) struct Receiver {
     dirs: Dirs,
     owner: Owner,
     /// What did not come yet; the last one is next.
     left: Vec<Wanted>,
+    /// What an earlier stream brought of that one.
+    begun: Option<Current>,
     current: Option<Current>,
 }
 
@@ -47,9 +70,10 @@ struct Current {
 }
 
 impl Receiver {
-    pub(super) fn new(dirs: Dirs, mut batch: Vec<Wanted>, owner: Owner) -> Self {
-        batch.reverse();
-        Self { dirs, owner, left: batch, current: None }
+    pub(super) fn new(dirs: Dirs, batch: Left, owner: Owner) -> Self {
+        let Left { mut blobs, begun } = batch;
+        blobs.reverse();
+        Self { dirs, owner, left: blobs, begun, current: None }
     }
 
     /// Takes parts until there are no more; returns what did not come. `written` is told the size of
@@ -58,7 +82,7 @@ impl Receiver {
         mut self,
         mut parts: mpsc::Receiver<Part>,
         written: impl Fn(u64),
-    ) -> (Vec<Wanted>, Result<(), WriteError>) {
+    ) -> (Left, Result<(), WriteError>) {
         let mut outcome = Ok(());
         while let Some(part) = parts.blocking_recv() {
             outcome = self.take(part, &written);
@@ -66,14 +90,20 @@ impl Receiver {
                 break;
             }
         }
-        self.left.extend(self.current.take().map(|current| current.wanted));
+        // Before the first header came, what an earlier stream brought still stands.
+        let mut begun = self.begun.take();
+        if let Some(current) = self.current.take() {
+            self.left.push(current.wanted.clone());
+            // What is not as it should be is not built upon.
+            begun = outcome.is_ok().then_some(current);
+        }
         self.left.reverse();
-        (self.left, outcome)
+        (Left { blobs: self.left, begun }, outcome)
     }
 
     fn take(&mut self, part: Part, written: &impl Fn(u64)) -> Result<(), WriteError> {
         match part {
-            Part::Header(header) => self.begin(&header.sha256, header.size)?,
+            Part::Header(header) => self.begin(&header)?,
             Part::Data(data) => {
                 let Some(current) = &mut self.current else {
                     return Err(WriteError::Malformed("bytes before a blob".to_owned()));
@@ -93,22 +123,35 @@ impl Receiver {
         Ok(())
     }
 
-    fn begin(&mut self, sha256: &[u8], size: u64) -> Result<(), WriteError> {
+    fn begin(&mut self, header: &BlobHeader) -> Result<(), WriteError> {
         if let Some(current) = &self.current {
             return Err(WriteError::Damaged(current.wanted.digest));
         }
         let Some(wanted) = self.left.pop() else {
             return Err(WriteError::Malformed("more blobs than were asked for".to_owned()));
         };
-        if wanted.digest.0 != *sha256 || wanted.size != size {
+        let here = self.begun.take();
+        if wanted.digest.0 != header.sha256[..] || wanted.size != header.size {
             let problem =
                 format!("another blob, or another size, than {} with {}", wanted.digest, wanted.size);
             self.left.push(wanted);
             return Err(WriteError::Malformed(problem));
         }
-        let path = self.dirs.tmp();
-        let file = self.dirs.temporary().map_err(|source| WriteError::Io { path, source })?;
-        self.current = Some(Current { wanted, file, hasher: Sha256::new(), size: 0 });
+        self.current = Some(match here {
+            Some(here) if here.size == header.offset => here,
+            // Also where a coordinator knows no offsets.
+            _ if header.offset == 0 => {
+                let path = self.dirs.tmp();
+                let file = self.dirs.temporary().map_err(|source| WriteError::Io { path, source })?;
+                Current { wanted, file, hasher: Sha256::new(), size: 0 }
+            }
+            _ => {
+                let problem =
+                    format!("{} from byte {}, which was not asked for", wanted.digest, header.offset);
+                self.left.push(wanted);
+                return Err(WriteError::Malformed(problem));
+            }
+        });
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use convoke_model::is_marker_file;
 use serde::{Deserialize, Serialize};
 
 use crate::files::cache::SINGLE;
@@ -91,6 +92,9 @@ impl Scan {
                 }
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let relative = if prefix.is_empty() { name.to_string() } else { format!("{prefix}/{name}") };
+                if is_marker_file(&name) {
+                    continue;
+                }
                 if let std::borrow::Cow::Owned(_) = name {
                     self.odd.push(Odd { copy, path: relative, why: "its name is not UTF-8" });
                     continue;
@@ -141,6 +145,7 @@ mod tests {
         let root = directory.path();
         fs::create_dir_all(root.join("a/b")).unwrap();
         fs::write(root.join("a/b/c"), "x").unwrap();
+        fs::write(root.join("a/.convoke-shared"), "a marker is no file of the job's").unwrap();
         fs::write(root.join("top"), "xy").unwrap();
         symlink("top", root.join("link")).unwrap();
         fs::write(root.join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();

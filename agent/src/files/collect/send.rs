@@ -104,7 +104,7 @@ fn feed(files: &[Ready], tx: &mpsc::Sender<v1::BlobPart>) -> Result<(), String> 
         let failed = |e: std::io::Error| format!("{}: {e}", on_disk.display());
         // The job may have put a link or a pipe in its place since.
         let file = super::judge::open(on_disk).map_err(failed)?;
-        send(Part::Header(v1::BlobHeader { sha256: digest.0.to_vec().into(), size: stamp.size }))?;
+        send(Part::Header(v1::BlobHeader { sha256: digest.0.to_vec().into(), size: stamp.size, offset: 0 }))?;
         // No more than was hashed, even if somebody appends to it now.
         let mut content = file.take(stamp.size);
         loop {

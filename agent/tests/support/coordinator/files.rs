@@ -24,8 +24,12 @@ pub struct FileMemory {
     pub artifacts: Vec<v1::Artifact>,
     /// Every blob that was asked for, again where it was asked for again.
     pub asked: Vec<Digest>,
-    /// Every blob that was sent whole.
+    /// Every blob that was sent to its end.
     pub fetched: Vec<Digest>,
+    /// Bytes of it that were sent.
+    pub sent: BTreeMap<Digest, usize>,
+    /// Knows nothing of offsets, as an older coordinator.
+    pub no_offsets: bool,
     /// Every blob that came.
     pub uploaded: Vec<Digest>,
     /// Breaks the next streams of blobs after so many messages.
@@ -71,6 +75,7 @@ impl Service {
     async fn send_blobs(
         self,
         digests: Vec<Digest>,
+        mut offset: u64,
         tx: mpsc::Sender<Result<v1::BlobPart, Status>>,
     ) -> Option<()> {
         let cut = self.heard(|m| m.files.cut_fetches.pop());
@@ -88,7 +93,9 @@ impl Service {
                 tx.send(Err(unknown)).await.ok()?;
                 return None;
             };
-            let header = v1::BlobHeader { sha256: digest.0.to_vec().into(), size: content.len() as u64 };
+            let (size, offset) = (content.len() as u64, std::mem::take(&mut offset));
+            let header = v1::BlobHeader { sha256: digest.0.to_vec().into(), size, offset };
+            let content = content.slice(usize::try_from(offset).unwrap()..);
             let content = if damage { content.iter().map(|byte| byte ^ 1).collect() } else { content };
             let data = content.chunks(CHUNK).map(|chunk| Part::Data(content.slice_ref(chunk)));
             for part in [Part::Header(header)].into_iter().chain(data) {
@@ -109,6 +116,9 @@ impl Service {
                         changed = changed.changed() => changed.unwrap(),
                         () = tx.closed() => return None,
                     }
+                }
+                if let Part::Data(data) = &part {
+                    self.heard(|m| *m.files.sent.entry(digest).or_default() += data.len());
                 }
                 tx.send(Ok(v1::BlobPart { part: Some(part) })).await.ok()?;
                 sent += 1;
@@ -170,11 +180,15 @@ impl FileService for Service {
         request: Request<v1::FetchBlobsRequest>,
     ) -> Result<Response<Self::FetchBlobsStream>, Status> {
         assert_eq!(request.metadata().get("convoke-node").unwrap(), "n1");
-        let digests: Vec<Digest> = request.into_inner().sha256.iter().map(|sha256| digest(sha256)).collect();
+        let v1::FetchBlobsRequest { sha256, offset } = request.into_inner();
+        let digests: Vec<Digest> = sha256.iter().map(|sha256| digest(sha256)).collect();
         assert!(digests.len() <= 10_000);
-        self.heard(|m| m.files.asked.extend(&digests));
+        let no_offsets = self.heard(|m| {
+            m.files.asked.extend(&digests);
+            m.files.no_offsets
+        });
         let (tx, rx) = mpsc::channel(1);
-        tokio::spawn(self.clone().send_blobs(digests, tx));
+        tokio::spawn(self.clone().send_blobs(digests, if no_offsets { 0 } else { offset }, tx));
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
     }
 
@@ -209,5 +223,12 @@ impl FileService for Service {
             }
             Ok(Response::new(v1::ReportArtifactsResponse {}))
         })
+    }
+
+    async fn find_shared_directories(
+        &self,
+        _: Request<v1::FindSharedDirectoriesRequest>,
+    ) -> Result<Response<v1::FindSharedDirectoriesResponse>, Status> {
+        Err(Status::unimplemented("agents do not ask"))
     }
 }

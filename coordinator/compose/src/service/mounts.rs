@@ -76,7 +76,7 @@ fn short(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> Option<Moun
         }
     }
     let (kind, source) = source_of(scope, at, source, source.starts_with(['.', '/', '~']), report)?;
-    Some(Mount { kind, source, target: target.to_owned(), read_only, content: None })
+    Some(Mount { kind, source, target: target.to_owned(), read_only, content: None, shared: None })
 }
 
 /// A bind's path or a volume's name, as the spec holds it.
@@ -181,7 +181,7 @@ fn long(scope: &Scope<'_>, at: &Cursor<'_>, tmpfs: &mut Vec<String>, report: &mu
         return None;
     }
     let (kind, source) = source_of(scope, at, source, kind == MountKind::Bind, report)?;
-    Some(Mount { kind, source, target: target.to_owned(), read_only, content: None })
+    Some(Mount { kind, source, target: target.to_owned(), read_only, content: None, shared: None })
 }
 
 /// As the short form writes it: `TARGET:size=…,mode=…`.

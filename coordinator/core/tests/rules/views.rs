@@ -106,3 +106,21 @@ fn a_replay_of_the_ledger_gives_the_same_state() {
     let snapshot = serde_json::to_string(core.state()).unwrap();
     assert_eq!(serde_json::from_str::<State>(&snapshot).unwrap(), *h.core.state());
 }
+
+#[test]
+fn nodes_that_could_hold_a_job_may_be_busy_but_neither_too_small_nor_kept_out_nor_lost() {
+    let mut h = Harness::with_nodes(&[("busy", 2), ("kept-out", 2), ("lost", 2), ("small", 1)]);
+    h.submit(spec("other", 3, 2));
+    h.follow_all();
+    // The window after the start, in which nobody is lost.
+    h.pass(h.core.config().reconnect_window);
+    let subject = ConstraintSubject::Id;
+    let constraint = Constraint { subject, equal: false, value: "kept-out".to_owned() };
+    let job = JobSpec { constraints: vec![constraint], ..spec("job", 1, 2) };
+    assert_eq!(h.core.could_hold(h.now, &job), Ok(vec![node_id("busy"), node_id("lost")]));
+    h.disconnect("lost");
+    assert_eq!(h.core.could_hold(h.now, &job).unwrap().len(), 2, "it may be back in a moment");
+    h.pass(h.core.config().lease);
+    assert_eq!(h.core.could_hold(h.now, &job), Ok(vec![node_id("busy")]));
+    assert!(h.core.could_hold(h.now, &JobSpec { replicas: 0, ..job }).is_err());
+}

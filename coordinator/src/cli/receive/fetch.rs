@@ -136,7 +136,7 @@ async fn stream(
     let mut client = link.bulk().await?;
     let sha256 = digests.iter().map(|digest| Bytes::copy_from_slice(&digest.0)).collect();
     let stalled = |_| Status::unavailable(format!("nothing came for {STALLED:?}"));
-    let call = client.fetch_blobs(v1::FetchBlobsRequest { sha256 });
+    let call = client.fetch_blobs(v1::FetchBlobsRequest { sha256, offset: 0 });
     let mut stream = tokio::time::timeout(STALLED, call).await.map_err(stalled)??.into_inner();
     link.answered();
     while let Some(part) = tokio::time::timeout(STALLED, stream.message()).await.map_err(stalled)?? {
@@ -263,7 +263,7 @@ mod tests {
 
     fn header(content: &str) -> Part {
         let sha256 = Bytes::copy_from_slice(&digest(content).0);
-        Part::Header(v1::BlobHeader { sha256, size: content.len() as u64 })
+        Part::Header(v1::BlobHeader { sha256, size: content.len() as u64, offset: 0 })
     }
 
     fn data(content: &'static str) -> Part {

@@ -12,6 +12,8 @@ use crate::cli::ship::is_submitters;
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     mounts: BTreeMap<String, PathBuf>,
+    /// Those that are the same directory on the nodes: what is written there is there.
+    shared: BTreeMap<String, String>,
     collect: Collect,
 }
 
@@ -37,8 +39,11 @@ impl Place {
 impl Places {
     /// Beside the job file as the submitter has it, or each mount below `dir`.
     pub(crate) fn of(spec: &JobSpec, dir: Option<&Path>) -> Result<Self, Failure> {
-        let mut mounts: BTreeMap<String, PathBuf> = BTreeMap::new();
+        let (mut mounts, mut shared) = (BTreeMap::<String, PathBuf>::new(), BTreeMap::new());
         for mount in &spec.container.volumes {
+            if let Some(marker) = mount.shared.as_ref().filter(|_| !mount.read_only) {
+                shared.insert(mount.source.clone(), marker.directory.clone());
+            }
             let comes_back =
                 is_submitters(mount.kind, &mount.source) && !mount.read_only && mount.content.is_some();
             if !comes_back || mounts.contains_key(&mount.source) {
@@ -58,12 +63,22 @@ impl Places {
             }
             mounts.insert(mount.source.clone(), path);
         }
-        Ok(Self { mounts, collect: spec.collect })
+        Ok(Self { mounts, shared, collect: spec.collect })
     }
 
     /// True if nothing of the job comes back.
     pub(crate) fn is_empty(&self) -> bool {
         self.mounts.is_empty()
+    }
+
+    /// What of it needs no coming back, as sentences.
+    pub(crate) fn in_place(&self) -> impl Iterator<Item = String> {
+        let sentence = |(source, directory): (&String, &String)| {
+            format!(
+                "{source} is on a file system that the nodes share: what the job wrote is in {directory} already"
+            )
+        };
+        self.shared.iter().map(sentence)
     }
 
     /// `None` for a file of a mount that the job does not have, or whose files do not come back.
@@ -91,7 +106,8 @@ fn downwards(source: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use convoke_model::{
-        Digest, Generation, JobName, Mount, MountKind, NodeId, NodeRank, Timestamp, TreeRef,
+        Digest, Generation, JobName, MARKER_FILE, Marker, Mount, MountKind, NodeId, NodeRank, Timestamp,
+        TreeRef,
     };
 
     use super::*;
@@ -104,6 +120,7 @@ mod tests {
             target: "/x".to_owned(),
             read_only: *read_only,
             content: Some(content.clone()),
+            shared: None,
         };
         let mut spec = JobSpec::processes(JobName::new("train").unwrap(), vec!["x".to_owned()]);
         spec.project_dir = "/home/u/p".to_owned();
@@ -158,6 +175,21 @@ mod tests {
         assert_eq!(goes(&places, "./other", "x", 0), None);
         assert!(goes(&places, "./out", "x", 0).is_some());
         assert!(Places::of(&spec(&[("./data", true)], Collect::NodeRankZero), None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_the_nodes_share_is_said_to_be_there_and_nothing_of_it_comes_back() {
+        let mut spec = spec(&[("./data", true), ("./out", false)], Collect::NodeRankZero);
+        let marker =
+            Marker { directory: "/mnt/p".to_owned(), file: MARKER_FILE.to_owned(), id: "a1".to_owned() };
+        for mount in &mut spec.container.volumes {
+            (mount.content, mount.shared) = (None, Some(marker.clone()));
+        }
+        let places = Places::of(&spec, None).unwrap();
+        assert!(places.is_empty());
+        let told: Vec<_> = places.in_place().collect();
+        assert_eq!(told.len(), 1, "nothing was written to ./data: {told:?}");
+        assert!(told[0].starts_with("./out is on") && told[0].contains("/mnt/p"), "{told:?}");
     }
 
     #[test]

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use convoke_model::{Digest, JobSpec};
 use convoke_tree::Manifest;
 use convoke_tree::scan::DigestCache;
+use serde_json::json as object;
 
 use super::blob::Tree;
+use super::shared::{self, Mounted};
 use super::sources::{self, Wanted};
 use super::tally::Tally;
 use super::upload::{UploadError, missing};
@@ -31,15 +33,20 @@ pub(super) struct Looked {
 }
 
 impl Shipping<'_> {
-    /// Reads what the jobs name, and refuses what cannot travel; makes directories that are not there.
-    pub(super) async fn look(&self, jobs: &[JobSpec]) -> Result<Looked, Failure> {
-        let wanted = sources::wanted(jobs);
-        if wanted.is_empty() {
-            return Ok(Looked { wanted, trees: Trees::new(), cache: DigestCache::default() });
-        }
+    /// Reads what the jobs name, and refuses what cannot travel; makes directories that are not there. Those
+    /// that the nodes share are written into the specs, and need not travel.
+    pub(super) async fn look(&self, jobs: &mut [JobSpec]) -> Result<Looked, Failure> {
+        let mut wanted = sources::wanted(jobs);
         for missing in wanted.iter().filter(|w| w.is_missing_directory()) {
             missing.make_directory()?;
             self.screen.note(&format!("{} was not there: made, empty", missing.shown));
+        }
+        for (shown, writable) in self.mount_shared(jobs, &mut wanted, false).await? {
+            let sentence = shared::sentence(&shown, writable, "mounted");
+            self.screen.tell("mounted", &object!({ "mount": shown }), &sentence);
+        }
+        if wanted.is_empty() {
+            return Ok(Looked { wanted, trees: Trees::new(), cache: DigestCache::default() });
         }
         let mut cache = self.cache(jobs);
         let trees = self.scan(&wanted, &mut cache).await?;
@@ -86,12 +93,10 @@ impl Shipping<'_> {
         }
     }
 
-    /// What would be shipped; sends and makes nothing.
-    pub(super) async fn preview(&self, jobs: &[JobSpec]) -> Result<Option<Tally>, Failure> {
+    /// What would be mounted and shipped; sends nothing, and leaves nothing behind.
+    pub(super) async fn preview(&self, jobs: &[JobSpec]) -> Result<(Mounted, Option<Tally>), Failure> {
         let mut wanted = sources::wanted(jobs);
-        if wanted.is_empty() {
-            return Ok(None);
-        }
+        let travels = !wanted.is_empty();
         wanted.retain(|one| {
             let missing = one.is_missing_directory();
             if missing {
@@ -99,9 +104,13 @@ impl Shipping<'_> {
             }
             !missing
         });
+        let mounted = self.mount_shared(&mut jobs.to_vec(), &mut wanted, true).await?;
+        if wanted.is_empty() && (!travels || !mounted.is_empty()) {
+            return Ok((mounted, None));
+        }
         let trees = self.scan(&wanted, &mut self.cache(jobs)).await?;
         let lacking = missing(self.link, trees.values().flat_map(Tree::digests)).await?;
-        Ok(Some(Tally::of(trees.values(), &lacking)))
+        Ok((mounted, Some(Tally::of(trees.values(), &lacking))))
     }
 
     fn cache(&self, jobs: &[JobSpec]) -> DigestCache {

@@ -1,7 +1,7 @@
 //! What travels with a submit: the submitter's files and images that no registry has.
 //!
 //! For each job: its image is built, pinned or exported ([`images`]), its directories are scanned
-//! ([`scan`]), the coordinator is asked which contents it lacks and gets those ([`upload`]), and the
+//! ([`scan`]) unless the nodes see them by themselves ([`shared`]), the coordinator is asked which contents it lacks and gets those ([`upload`]), and the
 //! spec then names what the nodes lay out. Nothing is submitted before all of it is stored.
 
 mod blob;
@@ -10,8 +10,10 @@ mod engine;
 mod export;
 mod files;
 mod images;
+mod marked;
 mod reference;
 mod scan;
+mod shared;
 mod sources;
 mod tally;
 mod upload;
@@ -28,6 +30,7 @@ use super::link::Link;
 
 pub(crate) use files::Sent;
 pub(crate) use images::name_builds;
+use shared::{Mounted, Travel};
 pub(crate) use sources::{is_submitters, travels};
 use tally::Tally;
 pub(crate) use upload::missing;
@@ -35,6 +38,11 @@ pub(crate) use upload::missing;
 /// How files and images travel.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ShipArgs {
+    /// What becomes of the directories that containers mount by relative paths (single files are always
+    /// shipped)
+    #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Files and images")]
+    files: Travel,
+
     /// Refuse to ship more files than this for one job
     #[arg(
         long,
@@ -95,7 +103,9 @@ impl Shipping<'_> {
 
     /// What would be shipped; nothing is.
     pub(crate) async fn would_ship(&self, jobs: &[JobSpec]) -> Result<WouldShip, Failure> {
-        Ok(WouldShip { images: self.preview_images(jobs).await?, files: self.preview(jobs).await? })
+        let images = self.preview_images(jobs).await?;
+        let (mounted, files) = self.preview(jobs).await?;
+        Ok(WouldShip { images, mounted, files })
     }
 }
 
@@ -103,17 +113,23 @@ impl Shipping<'_> {
 pub(crate) struct WouldShip {
     /// What would be done about images, as sentences.
     images: Vec<String>,
+    mounted: Mounted,
     files: Option<Tally>,
 }
 
 impl WouldShip {
     pub(crate) fn sentences(&self) -> Vec<String> {
         let files = self.files.iter().map(|tally| tally.sentence("would ship"));
-        self.images.iter().cloned().chain(files).collect()
+        let mounted = self
+            .mounted
+            .iter()
+            .map(|(shown, writable)| shared::sentence(shown, *writable, "would be mounted"));
+        self.images.iter().cloned().chain(mounted).chain(files).collect()
     }
 
     pub(crate) fn json(&self) -> Value {
-        object!({ "files": self.files.as_ref().map(Tally::json), "images": self.images })
+        let mounted: Vec<_> = self.mounted.keys().collect();
+        object!({ "files": self.files.as_ref().map(Tally::json), "images": self.images, "mounted": mounted })
     }
 }
 

@@ -19,8 +19,8 @@ const REFRESH: Duration = Duration::from_millis(100);
 const LARGE: u64 = 1 << 30;
 
 /// For all that a job names together.
-pub(super) const TOO_LARGE_ADVICE: &str = "leave out what the job does not need with lines in .convokeignore; mount data that the nodes have, such \
-     as a shared file system, by its absolute path; --max-ship-size raises the limit";
+pub(super) const TOO_LARGE_ADVICE: &str = "leave out what the job does not need with lines in .convokeignore; put large data on a file system \
+     that the nodes share, which is mounted and not shipped; --max-ship-size raises the limit";
 
 /// Scans `path`; the cache is lent to the thread that does it.
 pub(super) async fn tree(

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use convoke_model::{JobSpec, MountKind, TreeRef};
+use convoke_model::{JobSpec, Marker, MountKind, TreeRef};
 
 use crate::cli::failure::Failure;
 
@@ -26,6 +26,7 @@ pub(super) struct Wanted {
     pub(super) path: PathBuf,
     /// As the job file has it.
     pub(super) shown: String,
+    pub(super) read_only: bool,
 }
 
 /// Whether a job's containers need the submitter's files; processes run where they are.
@@ -37,24 +38,24 @@ pub(super) fn wanted(jobs: &[JobSpec]) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     for (number, job) in jobs.iter().enumerate().filter(|(_, job)| travels(job)) {
         let project = Path::new(&job.project_dir);
-        let mut add = |slot, source: &str| {
+        let mut add = |slot, source: &str, read_only| {
             // Without the `.` of `./data`.
             let (path, shown) = (project.join(source).components().collect(), source.to_owned());
-            wanted.push(Wanted { job: number, slot, project: project.to_owned(), path, shown });
+            wanted.push(Wanted { job: number, slot, project: project.to_owned(), path, shown, read_only });
         };
         for (i, mount) in job.container.volumes.iter().enumerate() {
             if is_submitters(mount.kind, &mount.source) {
-                add(Slot::Mount(i), &mount.source);
+                add(Slot::Mount(i), &mount.source, mount.read_only);
             }
         }
         let grants = |grants: &[convoke_model::FileGrant]| {
             grants.iter().enumerate().filter_map(|(i, g)| Some((i, g.file.clone()?))).collect::<Vec<_>>()
         };
         for (i, file) in grants(&job.container.secrets) {
-            add(Slot::Secret(i), &file);
+            add(Slot::Secret(i), &file, true);
         }
         for (i, file) in grants(&job.container.configs) {
-            add(Slot::Config(i), &file);
+            add(Slot::Config(i), &file, true);
         }
     }
     wanted
@@ -69,11 +70,23 @@ impl Wanted {
     /// Engines make the directory of a bind mount that is not there, and files rely on it.
     pub(super) fn is_missing_directory(&self) -> bool {
         let absent = || matches!(fs::metadata(&self.path), Err(e) if e.kind() == io::ErrorKind::NotFound);
-        matches!(self.slot, Slot::Mount(_)) && absent()
+        self.is_mount() && absent()
+    }
+
+    pub(super) fn is_mount(&self) -> bool {
+        matches!(self.slot, Slot::Mount(_))
     }
 
     pub(super) fn make_directory(&self) -> Result<(), Failure> {
         fs::create_dir_all(&self.path).map_err(|e| Failure::file("make", &self.path, &e))
+    }
+
+    /// Writes into the spec that the nodes see the directory by themselves, or that they do not.
+    pub(super) fn mount_shared(&self, jobs: &mut [JobSpec], marker: Option<&Marker>) {
+        if let Slot::Mount(i) = self.slot {
+            let mount = &mut jobs[self.job].container.volumes[i];
+            (mount.shared, mount.content) = (marker.cloned(), None);
+        }
     }
 
     /// Writes into the spec what the place held.
@@ -101,6 +114,7 @@ mod tests {
             target: "/x".to_owned(),
             read_only: false,
             content: None,
+            shared: None,
         };
         let grant = |file: &str| FileGrant {
             source: "s".to_owned(),

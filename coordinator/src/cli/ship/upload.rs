@@ -217,7 +217,8 @@ fn feed(
             _ => Attempt::Unreadable(path(), error),
         };
         let mut content = blob.origin.open().map_err(unreadable)?.ok_or_else(|| Attempt::Changed(path()))?;
-        let header = v1::BlobHeader { sha256: Bytes::copy_from_slice(&blob.digest.0), size: blob.size };
+        let header =
+            v1::BlobHeader { sha256: Bytes::copy_from_slice(&blob.digest.0), size: blob.size, offset: 0 };
         if !give(Part::Header(header)) {
             return Ok(());
         }

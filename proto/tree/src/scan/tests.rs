@@ -56,6 +56,7 @@ fn age(path: &Path) {
 #[test]
 fn a_tree_is_every_entry_with_its_mode_and_content() {
     let dir = tree(&[("b/x.txt", "one"), ("a.txt", "one"), ("empty/", ""), ("b.txt", "two")]);
+    fs::write(dir.path().join("b/.convoke-shared"), "a marker is no content").unwrap();
     symlink("../a.txt", dir.path().join("b/link")).unwrap();
     fs::set_permissions(dir.path().join("b/x.txt"), fs::Permissions::from_mode(0o750)).unwrap();
     let scanned = scanned(dir.path()).unwrap();

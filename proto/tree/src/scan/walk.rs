@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
+use convoke_model::is_marker_file;
+
 use super::ignored::Ignored;
 use super::stamp::Stamp;
 use super::{Options, Progress, ScanError};
@@ -96,6 +98,9 @@ impl Walk<'_> {
             self.open.pop();
             return Ok(true);
         };
+        if name.to_str().is_some_and(is_marker_file) {
+            return Ok(true);
+        }
         let path = dir.path.join(&name);
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,

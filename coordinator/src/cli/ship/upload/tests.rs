@@ -109,6 +109,13 @@ impl FileService for Fake {
     ) -> Result<Response<v1::ReportArtifactsResponse>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn find_shared_directories(
+        &self,
+        _: Request<v1::FindSharedDirectoriesRequest>,
+    ) -> Result<Response<v1::FindSharedDirectoriesResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 /// Uploads three blobs to a service whose first uploads are refused so, and says which digests were sent.
