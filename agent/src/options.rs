@@ -18,7 +18,7 @@ Examples:
   convoke-agent --gpus 0,1
   convoke-agent --cpu-slots 2 --allow-processes --advertise-address 127.0.0.1 --state-dir /tmp/agent
 
-Exit codes: 0 asked to stop, 1 error, 3 the coordinator speaks another protocol version, 4 the
+Exit codes: 0 asked to stop, 1 error, 2 wrong usage, 3 the coordinator speaks another protocol version, 4 the
 coordinator belongs to another cluster. Whatever the reason, running tasks go on; the next agent on
 the same state directory takes them over.";
 
@@ -27,7 +27,7 @@ the same state directory takes them over.";
 #[command(after_help = EXAMPLES)]
 pub struct AgentOptions {
     /// Coordinator to dial
-    #[arg(long, env = "CONVOKE_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7670")]
+    #[arg(long, env = "CONVOKE_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7670", value_parser = url)]
     pub coordinator: String,
 
     /// Name of this node in the cluster [default: the host name]
@@ -147,6 +147,10 @@ impl AgentOptions {
     pub fn label_map(&self) -> BTreeMap<String, String> {
         self.labels.iter().cloned().collect()
     }
+}
+
+fn url(text: &str) -> Result<String, convoke_transport::ConnectError> {
+    convoke_transport::check_url(text).map(|()| text.to_owned())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -68,6 +68,8 @@ enum Lost {
     Connect(#[from] convoke_transport::ConnectError),
     #[error("the coordinator refused: {}", .0.message())]
     Refused(Box<Status>),
+    #[error("something answers there, but it is no Convoke coordinator ({0}); check --coordinator")]
+    Stranger(String),
     #[error("the stream broke: {0}")]
     Broken(String),
     #[error("the coordinator did not answer for {0:?}")]
@@ -98,7 +100,7 @@ impl Session {
             }
             let slowly = match lost {
                 Lost::Fatal(fatal) if !self.has_live_tasks() => return Err(fatal),
-                Lost::Fatal(_) | Lost::Refused(_) => true,
+                Lost::Fatal(_) | Lost::Refused(_) | Lost::Stranger(_) => true,
                 Lost::Connect(_) | Lost::Broken(_) | Lost::Silent(_) | Lost::Changed | Lost::Ending => false,
             };
             let pause = async {
@@ -118,6 +120,9 @@ impl Session {
             Lost::Refused(status) => {
                 let reason = convoke_proto::reason(status).unwrap_or_else(|| status.code().to_string());
                 error!(reason, "{lost}; trying again every {} s", REFUSED_PAUSE.as_secs());
+            }
+            Lost::Stranger(_) => {
+                error!(coordinator = self.url, "{lost}; trying again every {} s", REFUSED_PAUSE.as_secs());
             }
             Lost::Connect(_) | Lost::Broken(_) | Lost::Silent(_) => {
                 warn!(coordinator = self.url, "{lost}; running tasks go on, trying again");

@@ -7,7 +7,7 @@ use convoke_proto::v1::agent_service_client::AgentServiceClient;
 use convoke_proto::v1::control_request::Message as Request;
 use convoke_proto::v1::control_response::Message as Response;
 use convoke_proto::{PROTOCOL_VERSION, v1};
-use convoke_transport::{Backoff, MAX_MESSAGE_BYTES, Shutdown, connect, is_retryable};
+use convoke_transport::{Backoff, MAX_MESSAGE_BYTES, Shutdown, connect, is_retryable, is_stranger};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -76,8 +76,9 @@ impl Session {
         let silent = |_| Lost::Silent(WELCOME_TIMEOUT);
         let opening = client.control(ReceiverStream::new(rx));
         let mut inbound =
-            timeout(WELCOME_TIMEOUT, opening).await.map_err(silent)?.map_err(lost)?.into_inner();
-        let first = timeout(WELCOME_TIMEOUT, inbound.message()).await.map_err(silent)?.map_err(lost)?;
+            timeout(WELCOME_TIMEOUT, opening).await.map_err(silent)?.map_err(stranger_or_lost)?.into_inner();
+        let first =
+            timeout(WELCOME_TIMEOUT, inbound.message()).await.map_err(silent)?.map_err(stranger_or_lost)?;
         let Some(Response::Welcome(welcome)) = first.and_then(|r| r.message) else {
             return Err(Lost::Broken("the coordinator's first message was not a welcome".to_owned()));
         };
@@ -184,6 +185,14 @@ async fn send(outbox: &Outbox, message: Request, patience: Duration) -> Result<(
         Ok(Err(_)) => Err(Lost::Broken("the coordinator closed it".to_owned())),
         Err(_) => Err(Lost::Silent(patience)),
     }
+}
+
+/// Of a connection on which nothing was heard before.
+fn stranger_or_lost(status: Status) -> Lost {
+    if convoke_proto::reason(&status).is_none() && is_stranger(&status) {
+        return Lost::Stranger(status.message().to_owned());
+    }
+    lost(status)
 }
 
 fn lost(status: Status) -> Lost {

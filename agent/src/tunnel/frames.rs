@@ -78,6 +78,44 @@ pub(super) fn refused(what: &str) -> impl FnOnce(bollard::errors::Error) -> Brok
             bollard::errors::Error::DockerResponseServerError { message, .. } => message,
             other => other.to_string(),
         };
-        Broken::Refused(format!("{what}: {message}"))
+        Broken::Refused(format!("{what}: {}", for_people(&message)))
+    }
+}
+
+/// The engine's words without the ids of containers, which its operator never sees, and without what each layer of
+/// its runtime puts before them.
+fn for_people(message: &str) -> String {
+    const ID: usize = 64;
+    let is_id = |word: &&str| word.len() == ID && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let words: Vec<_> = message.split(' ').collect();
+    let mut kept = Vec::new();
+    for word in &words {
+        match is_id(word) {
+            // "in container 0123…" says no more than that it is one.
+            true if kept.last() == Some(&"container") => kept.insert(kept.len() - 1, "the"),
+            true => {}
+            false => kept.push(*word),
+        }
+    }
+    let text = kept.join(" ");
+    let text = text.rsplit_once("unable to start container process: ").map_or(text.as_str(), |(_, why)| why);
+    text.trim_end_matches(": unknown").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engines_words_come_without_ids_and_preambles() {
+        let id = "0123456789abcdef".repeat(4);
+        assert_eq!(
+            for_people(&format!("Could not find the file /x in container {id}")),
+            "Could not find the file /x in the container"
+        );
+        let raw = "OCI runtime exec failed: exec failed: unable to start container process: exec: \"foo\": \
+                   executable file not found in $PATH: unknown";
+        assert_eq!(for_people(raw), "exec: \"foo\": executable file not found in $PATH");
+        assert_eq!(for_people("no such image"), "no such image");
     }
 }

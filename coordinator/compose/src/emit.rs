@@ -37,7 +37,7 @@ impl Project {
         let named = containers()
             .flat_map(|c| &c.volumes)
             .filter(|m| m.kind == MountKind::Volume && !m.source.is_empty());
-        let external = |name| containers().any(|c| c.external_volumes.contains(name));
+        let external = |name: &String| containers().any(|c| c.external_volumes.contains(name));
         let volume = |name: &String| match external(name) {
             true => json!({"name": name, "external": true}),
             false => json!({"name": name}),

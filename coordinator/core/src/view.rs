@@ -93,7 +93,7 @@ impl Core {
     }
 
     /// One job by id, by name (the newest of that name), by its Compose service where only one name has
-    /// it, or by a unique prefix of id or name.
+    /// it, or by a unique prefix of id or name. Where the last two mean several, one that has not ended is meant.
     pub fn find_job(&self, query: &str) -> Result<JobId, Denied> {
         let mut jobs: Vec<&Job> = self.state.jobs.values().map(|job| &**job).collect();
         jobs.sort_by_key(|job| std::cmp::Reverse(job.order));
@@ -111,11 +111,13 @@ impl Core {
             (false, true) => Some(job.id.to_string()),
             (false, false) => None,
         };
-        let mut found = jobs.iter().filter_map(|job| meaning(job).map(|meaning| (job, meaning)));
-        let (first, meant) = found.next().ok_or_else(unknown)?;
-        match found.find(|(_, other)| *other != meant).map(|(job, _)| job) {
+        let found: Vec<_> = jobs.iter().filter_map(|job| Some((*job, meaning(job)?))).collect();
+        let goes_on = found.iter().filter(|(job, _)| !job.run.phase.is_final()).cloned().collect::<Vec<_>>();
+        let found = if goes_on.is_empty() { found } else { goes_on };
+        let (first, meant) = found.first().ok_or_else(unknown)?;
+        match found.iter().find(|(_, other)| other != meant) {
             None => Ok(first.id.clone()),
-            Some(other) => Err(Denied::AmbiguousJob {
+            Some((other, _)) => Err(Denied::AmbiguousJob {
                 prefix: query.chars().take(128).collect(),
                 first: format!("{} ({})", first.spec.name, first.id),
                 second: format!("{} ({})", other.spec.name, other.id),

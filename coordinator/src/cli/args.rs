@@ -10,10 +10,10 @@ use super::output::Format;
 /// Options that every command takes, before or after its name.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Address of the coordinator
+    /// Address of the coordinator [env: CONVOKE_COORDINATOR]
+    // By `env` it would be told as a required one in every usage.
     #[arg(
-        long, global = true, value_name = "URL", env = "CONVOKE_COORDINATOR",
-        default_value_t = format!("http://{}", convoke_coordinator::DEFAULT_LISTEN),
+        long, global = true, value_name = "URL", default_value_t = coordinator(),
         help_heading = "Global options"
     )]
     pub(crate) coordinator: String,
@@ -37,9 +37,26 @@ pub(crate) struct Global {
     /// How long to try again when the coordinator goes away in the middle of a command
     #[arg(
         long, global = true, value_name = "DURATION", env = "CONVOKE_PATIENCE", default_value = "5m",
-        value_parser = humantime::parse_duration, help_heading = "Global options"
+        value_parser = super::text::duration, help_heading = "Global options"
     )]
     pub(crate) patience: Duration,
+}
+
+fn coordinator() -> String {
+    let named = std::env::var("CONVOKE_COORDINATOR").ok().filter(|url| !url.is_empty());
+    named.unwrap_or_else(|| format!("http://{}", convoke_coordinator::DEFAULT_LISTEN))
+}
+
+/// Words of `docker run` and `docker exec` that ask for what happens anyway.
+#[derive(Debug, Clone, Default, Args)]
+#[expect(dead_code, reason = "people type them; nothing depends on them")]
+pub(crate) struct Habits {
+    #[arg(short, long, hide = true)]
+    interactive: bool,
+    #[arg(short, long, hide = true)]
+    tty: bool,
+    #[arg(long, hide = true)]
+    rm: bool,
 }
 
 /// Which Compose project, read how. Taken before the command's name (as `docker compose` does) or

@@ -17,8 +17,9 @@ use super::Context;
 use super::failure::{Failure, exit};
 use super::json::json;
 use super::link::Link;
+use super::names::{Scope, Within};
 use super::output::{self, Grid, paint};
-use super::{inspect, text};
+use super::text;
 
 /// List and fetch checkpoints
 #[derive(Debug, Args)]
@@ -40,6 +41,8 @@ enum Command {
         /// Id, name (the newest job of it), Compose service, or unique prefix
         #[arg(value_name = "JOB")]
         job: String,
+        #[command(flatten)]
+        within: Within,
     },
     /// Fetch a complete checkpoint into a new directory, verifying every hash
     #[command(
@@ -55,14 +58,18 @@ enum Command {
         /// The checkpoint of this step [default: the newest complete one]
         #[arg(long, value_name = "STEP")]
         step: Option<u64>,
+        #[command(flatten)]
+        within: Within,
     },
 }
 
 impl Checkpoint {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
-            Command::Ls { job } => ls(context, &job).await,
-            Command::Pull { job, dir, step } => pull(context, &job, step, &dir).await,
+            Command::Ls { job, within } => ls(context, &within.scope(context)?, &job).await,
+            Command::Pull { job, dir, step, within } => {
+                pull(context, &within.scope(context)?, &job, step, &dir).await
+            }
         }
     }
 }
@@ -81,9 +88,9 @@ pub(crate) fn state(checkpoint: &v1::Checkpoint) -> &'static str {
     }
 }
 
-async fn ls(context: &Context, job: &str) -> Result<(), Failure> {
+async fn ls(context: &Context, scope: &Scope, job: &str) -> Result<(), Failure> {
     let link = context.link().await?;
-    let response = list(&link, job).await?;
+    let response = list(&link, &scope.find(&link, job).await?.id).await?;
     if context.format.is_json() {
         return output::document(&json("ListCheckpointsResponse", &response));
     }
@@ -107,13 +114,19 @@ async fn ls(context: &Context, job: &str) -> Result<(), Failure> {
     grid.print()
 }
 
-async fn pull(context: &Context, job: &str, step: Option<u64>, dir: &Path) -> Result<(), Failure> {
+async fn pull(
+    context: &Context,
+    scope: &Scope,
+    job: &str,
+    step: Option<u64>,
+    dir: &Path,
+) -> Result<(), Failure> {
     if dir.symlink_metadata().is_ok() {
         return Err(Failure::usage(format!("{} exists already", dir.display()))
             .hint("name a directory that does not; nothing was fetched"));
     }
     let link = context.link().await?;
-    let job = inspect::get(&link, job).await?;
+    let job = scope.find(&link, job).await?;
     let request = v1::PullCheckpointRequest { job: job.id.clone(), step };
     let stream = link.call(request, |mut c, mut r| async move {
         // The deadline of a call is for its answer, not for gigabytes.

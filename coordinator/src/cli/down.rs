@@ -25,12 +25,24 @@ pub(crate) struct Down {
     compose: Compose,
 
     /// From the stop signal to SIGKILL, instead of each job's own
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::text::duration)]
     grace: Option<Duration>,
+
+    #[arg(short, long, hide = true)]
+    volumes: bool,
+
+    /// Compose's word for what happens anyway: every job of the project is stopped.
+    #[arg(long, hide = true)]
+    #[expect(dead_code, reason = "people type it; nothing depends on it")]
+    remove_orphans: bool,
 }
 
 impl Down {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        if self.volumes {
+            return Err(Failure::usage("-v: named volumes are the nodes' own, and stay there")
+                .hint("leave -v out; `docker volume rm` on a node removes one for good"));
+        }
         let named = self.compose.project_name.clone().or_else(|| context.compose.project_name.clone());
         let project = match named {
             Some(name) => name,

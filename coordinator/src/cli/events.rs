@@ -7,8 +7,9 @@ use super::Context;
 use super::failure::Failure;
 use super::follow::{Events as Source, Follow};
 use super::json::json;
+use super::names::Within;
 use super::output::{self, paint};
-use super::{inspect, text};
+use super::text;
 
 /// Show what happened in the cluster
 #[derive(Debug, Args)]
@@ -29,13 +30,16 @@ pub(crate) struct Events {
     /// Only what happened since then: an age such as 10m, or an RFC 3339 time
     #[arg(long, value_name = "WHEN", value_parser = text::since)]
     since: Option<u64>,
+
+    #[command(flatten)]
+    within: Within,
 }
 
 impl Events {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let link = context.link().await?;
         let job = match &self.job {
-            Some(job) => inspect::get(&link, job).await?.id,
+            Some(job) => self.within.scope(context)?.find(&link, job).await?.id,
             None => String::new(),
         };
         let request = v1::StreamEventsRequest { from_sequence: 0, follow: self.follow, job };

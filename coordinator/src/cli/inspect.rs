@@ -8,6 +8,7 @@ use super::cause::{self, Cause};
 use super::failure::{Failure, exit};
 use super::json::json;
 use super::link::Link;
+use super::names::Within;
 use super::output::{self, Grid, paint};
 use super::{ps, text};
 
@@ -21,12 +22,15 @@ pub(crate) struct Inspect {
     /// Id, name (the newest job of it), Compose service, or unique prefix
     #[arg(value_name = "JOB")]
     job: String,
+
+    #[command(flatten)]
+    within: Within,
 }
 
 impl Inspect {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let link = context.link().await?;
-        let job = get(&link, &self.job).await?;
+        let job = self.within.scope(context)?.find(&link, &self.job).await?;
         if context.format.is_json() {
             return output::document(&json("Job", &job));
         }

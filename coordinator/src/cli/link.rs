@@ -6,6 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use convoke_proto::v1;
 use convoke_proto::v1::checkpoint_service_client::CheckpointServiceClient;
 use convoke_proto::v1::cluster_service_client::ClusterServiceClient;
 use convoke_proto::v1::file_service_client::FileServiceClient;
@@ -56,6 +57,20 @@ impl Link {
             ConnectError::Unreachable { source, .. } => unreachable(url, &root_cause(source)),
         })?;
         Ok(Self::over(channel, url, patience, say))
+    }
+
+    /// Makes sure that it is a coordinator that answers. What fails before it ever answered is no absence.
+    pub(crate) async fn greet(&self) -> Result<(), Failure> {
+        let mut request = Request::new(v1::GetClusterRequest {});
+        request.set_timeout(CALL_DEADLINE);
+        let Err(status) = self.clients().cluster.get_cluster(request).await else { return Ok(()) };
+        if convoke_proto::reason(&status).is_some() {
+            return Ok(());
+        }
+        match convoke_transport::is_stranger(&status) {
+            true => Err(stranger(&self.url, &root_cause(&status))),
+            false => Err(unreachable(&self.url, &root_cause(&status))),
+        }
     }
 
     fn over(channel: Channel, url: &str, patience: Duration, say: Say) -> Self {
@@ -178,6 +193,12 @@ fn unreachable(url: &str, cause: &str) -> Failure {
     .hint("start one with `convoke serve`, or name another with --coordinator URL (CONVOKE_COORDINATOR)")
 }
 
+fn stranger(url: &str, cause: &str) -> Failure {
+    let message = format!("something answers at {url}, but it is no Convoke coordinator ({cause})");
+    Failure::new(exit::UNREACHABLE, "NO_COORDINATOR", message)
+        .hint("check the port; `convoke serve` prints the address that it listens on")
+}
+
 /// True where the coordinator, or the way to it, is gone for now. What Convoke refused on purpose
 /// carries a reason.
 fn is_away(status: &Status) -> bool {
@@ -210,6 +231,27 @@ mod tests {
         let failure = connected.map(|_| ()).unwrap_err();
         assert_eq!(failure.exit, exit::UNREACHABLE);
         assert!(failure.message.contains(&url) && failure.message.contains("refused"), "{}", failure.message);
+    }
+
+    #[tokio::test]
+    async fn something_else_that_answers_is_no_coordinator_and_never_went_away() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", server.local_addr().unwrap());
+        let answering = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = server.accept().await {
+                let answer = b"HTTP/1.0 400 Bad request\r\nConnection: close\r\n\r\nthis is a web server\r\n";
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+            }
+        });
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let sink = said.clone();
+        let say: Say = Box::new(move |text| sink.lock().unwrap().push(text.to_owned()));
+        let link = Link::connect(&url, Duration::from_secs(60), say).await.unwrap();
+        let failure = link.greet().await.unwrap_err();
+        answering.abort();
+        assert_eq!((failure.exit, failure.reason.as_str()), (exit::UNREACHABLE, "NO_COORDINATOR"));
+        assert!(failure.message.contains(&url), "{}", failure.message);
+        assert!(said.lock().unwrap().is_empty());
     }
 
     #[tokio::test]

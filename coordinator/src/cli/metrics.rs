@@ -9,8 +9,9 @@ use super::Context;
 use super::failure::Failure;
 use super::follow::{Follow, Metrics as Source};
 use super::json::json;
+use super::names::Within;
 use super::output::{self, Grid};
-use super::{inspect, text};
+use super::text;
 
 /// Points that a sparkline shows.
 const SPARK: usize = 40;
@@ -41,12 +42,15 @@ pub(crate) struct Metrics {
     /// Only records since then: an age such as 10m, or an RFC 3339 time
     #[arg(long, value_name = "WHEN", value_parser = text::since)]
     since: Option<u64>,
+
+    #[command(flatten)]
+    within: Within,
 }
 
 impl Metrics {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let link = context.link().await?;
-        let job = inspect::get(&link, &self.job).await?;
+        let job = self.within.scope(context)?.find(&link, &self.job).await?;
         let request = v1::StreamMetricsRequest {
             job: job.id,
             ranks: self.rank,

@@ -12,11 +12,13 @@ mod down;
 mod events;
 mod failure;
 mod follow;
+mod habits;
 mod inspect;
 mod json;
 mod link;
 mod logs;
 mod metrics;
+mod names;
 mod nodes;
 mod output;
 mod project;
@@ -117,7 +119,9 @@ impl Context {
     }
 
     async fn link_saying(&self, say: link::Say) -> Result<Arc<Link>, Failure> {
-        Link::connect(&self.coordinator, self.patience, say).await.map(Arc::new)
+        let link = Link::connect(&self.coordinator, self.patience, say).await?;
+        link.greet().await?;
+        Ok(Arc::new(link))
     }
 }
 
@@ -159,7 +163,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     let asked = words.iter().any(|w| w == "--output=json" || w == "-ojson")
         || words.windows(2).any(|w| (w[0] == "--output" || w[0] == "-o") && w[1] == "json")
         || std::env::var_os("CONVOKE_OUTPUT").is_some_and(|v| v == "json");
-    if error.use_stderr() && asked {
+    if let Some(message) = habits::instead(error) {
+        Failure::usage(message).report(asked);
+    } else if error.use_stderr() && asked {
         let text = error.to_string();
         let (message, hint) = text.split_once("\n\n").unwrap_or((&text, ""));
         let message = message.trim_start_matches("error: ").trim();
@@ -182,6 +188,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         // These have something to end when they are interrupted.
         Command::Up(args) => Box::pin(args.run(&context)).await,
         Command::Run(args) => Box::pin(args.run(&context)).await,
+        Command::Cp(args) => Box::pin(args.run(&context)).await,
         Command::Serve(args) => Box::pin(args.run()).await,
         Command::Demo(args) => Box::pin(args.run(&context)).await,
         other => signals::or_interrupted(Box::pin(simple(other, &context))).await,
@@ -201,14 +208,13 @@ async fn simple(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Wait(args) => args.run(context).await,
         Command::Exec(args) => args.run(context).await,
         Command::Port(args) => args.run(context).await,
-        Command::Cp(args) => args.run(context).await,
         Command::Pull(args) => args.run(context).await,
         Command::Checkpoint(args) => args.run(context).await,
         Command::Config(args) => args.run(context),
         Command::Nodes(args) => args.run(context).await,
         Command::Events(args) => args.run(context).await,
         Command::Completions(args) => args.run(),
-        Command::Up(_) | Command::Run(_) | Command::Serve(_) | Command::Demo(_) => Ok(()),
+        Command::Up(_) | Command::Run(_) | Command::Cp(_) | Command::Serve(_) | Command::Demo(_) => Ok(()),
     }
 }
 
@@ -225,6 +231,37 @@ mod tests {
         for sub in command.get_subcommands().filter(|c| c.get_name() != "checkpoint") {
             let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("convoke "), "`convoke {} --help` has no example", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn words_of_docker_compose_and_kubectl_are_answered_with_what_they_are_called_here() {
+        let told =
+            |words: &[&str]| Cli::try_parse_from(words).err().and_then(|error| habits::instead(&error));
+        let commands = ["rm", "kill", "start", "build", "stats", "version", "top", "get", "describe"];
+        for word in commands {
+            let told = told(&["convoke", word, "train"]).unwrap_or_default();
+            assert!(told.contains("`convoke ") && told.contains(word), "{word}: {told}");
+        }
+        assert_eq!(told(&["convoke", "uup"]), None);
+        assert_eq!(told(&["convoke", "ps", "--nope"]), None);
+    }
+
+    #[test]
+    fn what_people_type_out_of_habit_is_taken() {
+        for words in [
+            &["exec", "-it", "train", "bash"][..],
+            &["exec", "-i", "-t", "-p", "mine", "train", "cat", "-n", "x"],
+            &["run", "--rm", "-it", "image", "sh"],
+            &["logs", "-n", "all", "-t"],
+            &["logs", "-fn", "5", "train", "eval"],
+            &["ps", "-q"],
+            &["down", "--remove-orphans"],
+            &["up", "--remove-orphans", "--force-recreate"],
+            &["wait", "train", "--timeout", "1"],
+        ] {
+            let parsed = Cli::try_parse_from(["convoke"].iter().chain(words));
+            assert!(parsed.is_ok(), "{words:?}: {}", parsed.err().map(|e| e.to_string()).unwrap_or_default());
         }
     }
 

@@ -53,7 +53,7 @@ fn table(nodes: &[v1::Node]) -> Result<(), Failure> {
         grid.row(vec![
             info.id.clone(),
             state(node),
-            text::age(node.since_unix_ms),
+            since(node),
             devices(&info.devices, &node.in_use),
             users(&node.in_use),
             info.addresses.first().map(|a| a.address.clone()).unwrap_or_default(),
@@ -76,6 +76,15 @@ fn problems(nodes: &[v1::Node]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// How long it has been in its state; of a lost one also from when on, for those who look for what happened then.
+fn since(node: &v1::Node) -> String {
+    let age = text::age(node.since_unix_ms);
+    match node.state() {
+        v1::NodeState::Lost => format!("{age}, since {}", text::local_time(node.since_unix_ms)),
+        _ => age,
+    }
 }
 
 fn state(node: &v1::Node) -> String {

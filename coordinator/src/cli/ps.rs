@@ -21,6 +21,10 @@ pub(crate) struct Ps {
     #[arg(short, long)]
     all: bool,
 
+    /// Only their ids
+    #[arg(short, long)]
+    quiet: bool,
+
     /// Only jobs of this Compose project
     #[arg(short, long, value_name = "PROJECT")]
     project_name: Option<String>,
@@ -34,6 +38,9 @@ impl Ps {
         let response = link.call(request, |mut c, r| async move { c.jobs.list_jobs(r).await }).await?;
         if context.format.is_json() {
             return output::document(&json("ListJobsResponse", &response));
+        }
+        if self.quiet {
+            return response.jobs.iter().try_for_each(|job| output::line(&job.id));
         }
         if response.jobs.is_empty() {
             let more = if self.all { "" } else { " (`convoke ps -a` shows those that have ended)" };

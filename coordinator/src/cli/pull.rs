@@ -12,10 +12,11 @@ use super::attach::Screen;
 use super::failure::{Failure, exit};
 use super::follow::Follow;
 use super::link::Link;
+use super::names::Within;
 use super::output;
 use super::receive::{self, Artifacts, Back, Places, Receiver};
 use super::ship::Sent;
-use super::{Context, inspect, text};
+use super::{Context, text};
 
 /// Fetch the files that a job wrote into its mounted directories
 ///
@@ -42,6 +43,9 @@ pub(crate) struct Pull {
     /// Stay until the job has ended and its last files are here
     #[arg(long, short)]
     follow: bool,
+
+    #[command(flatten)]
+    within: Within,
 }
 
 impl Pull {
@@ -50,7 +54,7 @@ impl Pull {
         let teller = screen.clone();
         let say = Box::new(move |text: &str| teller.note(&format!("convoke: {text}")));
         let link = context.link_saying(say).await?;
-        let job = inspect::get(&link, &self.job).await?;
+        let job = self.within.scope(context)?.find(&link, &self.job).await?;
         let name = text::job_name(&job).to_owned();
         let places = self.places(&job)?;
         let in_place: Vec<_> = places.in_place().collect();

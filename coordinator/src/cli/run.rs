@@ -11,6 +11,7 @@ use convoke_model::{
 use convoke_proto::v1;
 use uuid::Uuid;
 
+use super::args::Habits;
 use super::failure::{Failure, exit};
 use super::link::Link;
 use super::submit::{Session, Submit};
@@ -66,6 +67,9 @@ pub(crate) struct Run {
 
     #[command(flatten)]
     submit: Submit,
+
+    #[command(flatten)]
+    habits: Habits,
 
     /// The image
     #[arg(value_name = "IMAGE")]
@@ -137,6 +141,9 @@ impl Run {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let directory = std::env::current_dir()?;
         let session = Session::open(context, self.submit.detach).await?;
+        if let Some(node) = &self.on {
+            known(&session.link, node).await?;
+        }
         let replicas = match self.nodes {
             Nodes::Count(n) => n,
             Nodes::All => count_nodes(&session.link, self.gpus.is_some()).await?,
@@ -180,10 +187,30 @@ impl Run {
     }
 }
 
+async fn nodes_of(link: &Link) -> Result<Vec<v1::Node>, Failure> {
+    let request = v1::ListNodesRequest {};
+    Ok(link.call(request, |mut c, r| async move { c.cluster.list_nodes(r).await }).await?.nodes)
+}
+
+/// That there is a node of this name.
+async fn known(link: &Link, name: &str) -> Result<(), Failure> {
+    let nodes = nodes_of(link).await?;
+    let names: Vec<_> = nodes.iter().filter_map(|node| Some(node.info.as_ref()?.id.as_str())).collect();
+    if names.contains(&name) {
+        return Ok(());
+    }
+    let there = if names.is_empty() {
+        "there are none".to_owned()
+    } else {
+        format!("there are {}", names.join(", "))
+    };
+    let failure = Failure::new(exit::REFUSED, "NO_NODES", format!("--on: no node is called {name}; {there}"));
+    Err(failure.hint("`convoke nodes` lists them"))
+}
+
 /// Nodes that run containers now, and have GPUs where those are wanted.
 async fn count_nodes(link: &Link, with_gpus: bool) -> Result<u32, Failure> {
-    let request = v1::ListNodesRequest {};
-    let nodes = link.call(request, |mut c, r| async move { c.cluster.list_nodes(r).await }).await?.nodes;
+    let nodes = nodes_of(link).await?;
     let total = nodes.len();
     let fits = |node: &v1::Node| {
         let info = node.info.clone().unwrap_or_default();

@@ -11,10 +11,14 @@ use super::failure::{Failure, exit};
 use super::follow::{Follow, JobChanges};
 use super::json::json;
 use super::link::Link;
+use super::names::Within;
 use super::{output, ps, text};
 
 /// Beyond a job's grace: what agents need to end it for certain, and to say so.
 const BEYOND_GRACE: Duration = Duration::from_secs(60);
+
+/// When it is said what is waited for.
+const LATE: Duration = Duration::from_secs(2);
 
 /// Stop jobs
 ///
@@ -32,20 +36,25 @@ pub(crate) struct Stop {
     jobs: Vec<String>,
 
     /// From the stop signal to SIGKILL, instead of the job's own
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::text::duration)]
     grace: Option<Duration>,
 
     /// Return once the coordinator has noted it
     #[arg(long)]
     no_wait: bool,
+
+    #[command(flatten)]
+    within: Within,
 }
 
 impl Stop {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let link = context.link().await?;
         let mut jobs = Vec::new();
-        for job in &self.jobs {
-            jobs.push(ask(&link, job, self.grace).await?);
+        let scope = self.within.scope(context)?;
+        for word in &self.jobs {
+            let job = scope.find(&link, word).await?;
+            jobs.push(ask(&link, &job.id, self.grace).await?);
         }
         if !self.no_wait {
             jobs = ended(&link, jobs, self.grace).await?;
@@ -80,12 +89,27 @@ pub(crate) async fn ended(
     for job in jobs {
         let own = job.spec.as_ref().map(|spec| Duration::from_millis(spec.stop_grace_ms));
         let limit = grace.or(own).unwrap_or_default().saturating_add(BEYOND_GRACE);
-        match tokio::time::timeout(limit, end_of(link, job.clone())).await {
+        let ended = told_if_late(end_of(link, job.clone()), &job, grace.or(own));
+        match tokio::time::timeout(limit, ended).await {
             Ok(job) => out.push(job?),
             Err(_) => return Err(not_ended(&job, limit)),
         }
     }
     Ok(out)
+}
+
+/// Says what is waited for where it takes long enough to wonder.
+async fn told_if_late<T>(end: impl Future<Output = T>, job: &v1::Job, grace: Option<Duration>) -> T {
+    let mut end = std::pin::pin!(end);
+    match tokio::time::timeout(LATE, &mut end).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            let grace =
+                grace.map(|grace| format!("; SIGKILL comes {} after the stop signal", text::short(grace)));
+            output::note(&format!("waiting for {} to end{}", text::job_name(job), grace.unwrap_or_default()));
+            end.await
+        }
+    }
 }
 
 /// The job when it has ended.

@@ -25,7 +25,7 @@ pub(crate) struct Submit {
     pub(crate) detach: bool,
 
     /// Stop a running job of the same name and go on from its last complete checkpoint
-    #[arg(long)]
+    #[arg(long, alias = "force-recreate")]
     pub(crate) replace: bool,
 
     /// Accept jobs that no registered nodes could hold: nodes will be added
@@ -264,7 +264,9 @@ pub(crate) fn refused(mut failure: Failure, name: &str, accepted: &[v1::Job]) ->
                  `convoke logs -f {name}` follows it"
             )),
             "NEVER_FITS" => {
-                Some("--nodes N asks for fewer; --wait-for-nodes queues it until nodes are added".to_owned())
+                let hint = "--nodes N asks for fewer, `convoke nodes` lists what is there; --wait-for-nodes queues it \
+                            until nodes are added";
+                Some(hint.to_owned())
             }
             _ => None,
         };

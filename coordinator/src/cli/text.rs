@@ -24,12 +24,18 @@ pub(crate) fn age(unix_ms: u64) -> String {
     short(Duration::from_millis(now_ms().saturating_sub(unix_ms)))
 }
 
-/// Local date and time, to the second.
+/// Local date and time with its zone, to the second.
 pub(crate) fn local_time(unix_ms: u64) -> String {
     let Some(at) = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()) else {
         return format!("{unix_ms} ms");
     };
-    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
+}
+
+/// A time as programs read it: `2026-01-31T08:00:00.123Z`.
+pub(crate) fn utc(unix_ms: u64) -> String {
+    let at = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(|| format!("{unix_ms} ms"), |at| at.to_string())
 }
 
 /// A size in IEC units with the digits that matter: `1.6 MiB`.
@@ -55,9 +61,17 @@ pub(crate) fn files(n: u64) -> String {
     format!("{} {}", grouped(n), if n == 1 { "file" } else { "files" })
 }
 
+/// `10m`, or a number of seconds as docker and timeout(1) take it.
+pub(crate) fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text),
+    }
+}
+
 /// `10m` (ago) or an RFC 3339 time, as Unix milliseconds.
 pub(crate) fn since(text: &str) -> Result<u64, String> {
-    if let Ok(ago) = humantime::parse_duration(text) {
+    if let Ok(ago) = duration(text) {
         let ago = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
         return Ok(now_ms().saturating_sub(ago));
     }
@@ -198,6 +212,13 @@ mod tests {
         assert_eq!(since("1970-01-01T01:00:00+01:00"), Ok(0));
         assert!(since("yesterday").unwrap_err().contains("10m"));
         assert_eq!(since("999999years"), Ok(0));
+    }
+
+    #[test]
+    fn a_duration_has_a_unit_or_is_of_seconds() {
+        assert_eq!(duration("1"), Ok(Duration::from_secs(1)));
+        assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
+        assert!(duration("-1").is_err() && duration("x").is_err());
     }
 
     #[test]

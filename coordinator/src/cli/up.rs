@@ -50,6 +50,9 @@ pub(crate) struct Up {
     #[arg(long, conflicts_with_all = ["detach", "replace"])]
     dry_run: bool,
 
+    #[arg(long, hide = true)]
+    remove_orphans: bool,
+
     #[command(flatten)]
     submit: Submit,
 }
@@ -59,6 +62,11 @@ impl Up {
         let selection = Selection { services: self.services.clone(), nodes: self.nodes };
         let mut project = project::load(context, self.compose.clone(), selection)?;
         project::tell_notes(&project);
+        if self.remove_orphans {
+            output::note(
+                "note: --remove-orphans has no effect: `convoke stop JOB` ends a job that the file no longer has",
+            );
+        }
         let mut jobs = self.named(std::mem::take(&mut project.jobs))?;
         ship::name_builds(&mut jobs);
         let session = Session::open(context, self.submit.detach || self.dry_run).await?;

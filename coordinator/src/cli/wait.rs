@@ -10,7 +10,8 @@ use super::Context;
 use super::cause::{self, Cause};
 use super::failure::{Failure, exit};
 use super::link::Link;
-use super::{inspect, stop, text};
+use super::names::{Scope, Within};
+use super::{stop, text};
 
 /// Wait until jobs have ended
 ///
@@ -26,14 +27,18 @@ pub(crate) struct Wait {
     jobs: Vec<String>,
 
     /// Give up after this long, with exit code 124
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::text::duration)]
     timeout: Option<Duration>,
+
+    #[command(flatten)]
+    within: Within,
 }
 
 impl Wait {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let link = context.link().await?;
-        let all = all(&link, &self.jobs);
+        let scope = self.within.scope(context)?;
+        let all = all(&link, &scope, &self.jobs);
         let jobs = match self.timeout {
             None => all.await?,
             Some(limit) => match tokio::time::timeout(limit, all).await {
@@ -47,10 +52,10 @@ impl Wait {
     }
 }
 
-async fn all(link: &Arc<Link>, names: &[String]) -> Result<Vec<v1::Job>, Failure> {
+async fn all(link: &Arc<Link>, scope: &Scope, names: &[String]) -> Result<Vec<v1::Job>, Failure> {
     let mut jobs = Vec::new();
     for name in names {
-        let job = inspect::get(link, name).await?;
+        let job = scope.find(link, name).await?;
         jobs.push(stop::end_of(link, job).await?);
     }
     Ok(jobs)
@@ -80,7 +85,13 @@ fn failed(job: &v1::Job) -> Failure {
         _ => (exit_code(failure), "JOB_FAILED"),
     };
     let message = format!("job \"{}\" {}{colon}{why}", text::job_name(job), text::job_state(job));
-    let hint = format!("see `convoke logs {0} --tail 20` and `convoke inspect {0}`", job.id);
+    // A job whose tasks never ran has printed nothing.
+    let logs = if job.started_unix_ms.is_some() {
+        format!("`convoke logs {} --tail 20` and ", job.id)
+    } else {
+        String::new()
+    };
+    let hint = format!("see {logs}`convoke inspect {}`", job.id);
     let cause = failure.and_then(|_| Cause::of_job(job)).map(Box::new);
     Failure { cause, ..Failure::new(code, reason, message).hint(hint) }
 }

@@ -66,6 +66,27 @@ fn policy(endpoint: Endpoint) -> Endpoint {
         .tcp_nodelay(true)
 }
 
+/// Checks that a coordinator's address is one, without dialling it.
+pub fn check_url(url: &str) -> Result<(), ConnectError> {
+    endpoint(url).map(|_| ())
+}
+
+/// Whether a first call failed because what answers there speaks another protocol, or serves none of this one's calls.
+pub fn is_stranger(status: &Status) -> bool {
+    let protocol = |error: &(dyn std::error::Error + 'static)| {
+        // Found here in what was said; not a connection that broke, nor what a coordinator said on purpose.
+        error.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_library)
+    };
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if protocol(error) {
+            return true;
+        }
+        source = error.source();
+    }
+    status.code() == Code::Unimplemented
+}
+
 /// Whether the same call may succeed later without anyone changing anything. A connection that
 /// breaks under a stream shows up as `Unknown` ("h2 protocol error"), so that counts too.
 pub fn is_retryable(status: &Status) -> bool {

@@ -12,7 +12,7 @@ mod server;
 use std::time::Duration;
 
 pub use backoff::Backoff;
-pub use client::{ConnectError, connect, connect_unix, is_retryable};
+pub use client::{ConnectError, check_url, connect, connect_unix, is_retryable, is_stranger};
 pub use server::{Shutdown, ShutdownTrigger, serve, serve_unix, shutdown};
 
 /// The largest gRPC message that is sent or accepted, in bytes. Streams cut their data below it.

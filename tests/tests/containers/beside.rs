@@ -57,6 +57,22 @@ pub(crate) async fn exec_and_cp_reach_into_a_running_container() {
     scene.convoke(&["cp", "tree", &format!("{JOB}:/tmp/tree")]).run().await.expect_code(0);
     scene.convoke(&["cp", &format!("{JOB}:/tmp/tree"), "back"]).run().await.expect_code(0);
     assert_eq!(scene.read("back/a/b").as_deref(), Some("taken along"));
+    // A task that plants a link by one copy, and writes through it by the next.
+    let inside = async |script: &str| {
+        scene.convoke(&["exec", "-T", JOB, "sh", "-c", script]).run().await.expect_code(0);
+    };
+    let copy = || scene.convoke(&["cp", &format!("{JOB}:/a"), "."]);
+    let victim = scene.cluster.directory().join("victim");
+    fs::create_dir(&victim).expect("it is writable");
+    inside(&format!("mkdir /a; mkfifo /a/pipe; ln -s {} /a/x", victim.display())).await;
+    let first = copy().run().await.expect_code(0);
+    assert!(first.stderr.contains("a/pipe is a FIFO"), "{}", first.stderr);
+    inside("rm /a/x; mkdir /a/x; echo pwned > /a/x/authorized_keys").await;
+    let second = copy().run().await.expect_code(1);
+    assert!(second.stderr.contains("a/x") && second.stderr.contains("link"), "{}", second.stderr);
+    assert_eq!(fs::read_dir(&victim).expect("it is there").count(), 0);
+    let missing = scene.convoke(&["cp", &format!("{JOB}:/none"), "."]).run().await.expect_code(4);
+    assert!(missing.stderr.contains("in the container"), "{}", missing.stderr);
     gate.open();
     scene.cluster.wait_state(JOB, v1::JobState::Succeeded).await;
     scene.cluster.finish().await;

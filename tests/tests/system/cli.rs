@@ -201,6 +201,8 @@ async fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
     }
     assert_eq!(run(&["config", "-o", "json"]).await.json_error()["reason"], "JOB_FILE");
     assert!(run(&["uup"]).await.stderr.contains("up"));
+    assert!(run(&["rm", "train"]).await.stderr.contains("`convoke stop JOB`"));
+    assert!(run(&["down", "-v"]).await.stderr.contains("docker volume rm"));
     assert_eq!(run(&["ps", "--nope", "-o", "json"]).await.json_error()["reason"], "USAGE");
     assert!(run(&["up", "-f", "missing.yaml"]).await.stderr.contains("missing.yaml"));
 }

@@ -15,6 +15,7 @@ mod interrupts;
 mod lines;
 mod lost_nodes;
 mod meetings;
+mod names;
 mod protocol;
 mod queue;
 mod ships;

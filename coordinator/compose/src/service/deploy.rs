@@ -107,15 +107,58 @@ fn limits(service: &Cursor<'_>, resources: Option<&Cursor<'_>>, report: &mut Rep
     }
 }
 
-i        }
+impl Deploy {
+    /// Compose starts also a training over for ever that has come to its end; here that is the aim.
+    pub(super) fn finishes_if_it_trains(
+        &mut self,
+        service: &Cursor<'_>,
+        launches: bool,
+        report: &mut Report,
+    ) {
+        let trains = launches || super::reserves(service) || self.replicas > 1;
+        if trains && std::mem::take(&mut self.restart.after_success) {
+            service.get("restart").into_iter().for_each(|word| {
+                word.note(
+                    report,
+                    "starts it again when it fails; what trains has finished once it ends with 0",
+                );
+            });
+        }
     }
 }
 
-m        }
+fn check_resources(resources: &Cursor<'_>, report: &mut Report) {
+    resources.only(report, &["limits", "reservations"], &[]);
+    let Some(reservations) = resources.get("reservations") else { return };
+    reservations.only(
+        report,
+        &["devices", "cpus", "memory"],
+        &[("generic_resources", "reserve GPUs with devices")],
+    );
+    for key in ["cpus", "memory"] {
+        if let Some(at) = reservations.get(key) {
+            at.note(report, "has no effect: nodes are shared by device, not by reserved CPU or memory");
+        }
     }
 }
 
-n/// A budget for failures of every cause; `None` is without limit.
+fn cpus(at: &Cursor<'_>, report: &mut Report) -> Option<u64> {
+    let milli = at.text(report).map(units::milli_cpus)?;
+    if milli.is_none() {
+        at.refuse(report, "expected a number of CPUs above 0, such as \"0.5\"");
+    }
+    milli
+}
+
+/// Compose's -1 is no limit.
+fn pids(at: &Cursor<'_>, report: &mut Report) -> Option<u64> {
+    if at.node.as_str() == Some("-1") {
+        return None;
+    }
+    at.number(report, "a number of processes")
+}
+
+/// A budget for failures of every cause; `None` is without limit.
 fn budget(max: Option<u32>, delay: Duration) -> RestartPolicy {
     RestartPolicy { infrastructure: max, application: max, delay, after_success: false }
 }

@@ -32,6 +32,20 @@ fn a_job_is_found_by_its_service_unless_two_projects_have_one_of_that_name() {
 }
 
 #[test]
+fn a_job_that_goes_on_is_meant_before_one_that_has_ended() {
+    let mut h = Harness::new();
+    let service = |name: &str| JobSpec { service: "train".to_owned(), ..spec(name, 1, 1) };
+    let goes_on = h.submit(service("mnist-train"));
+    let ended = h.submit(service("cifar-train"));
+    assert_eq!(h.core.find_job("train").unwrap_err().reason(), "AMBIGUOUS_JOB");
+    h.ok(Event::Stop { job: ended.clone(), grace: None });
+    assert_eq!(h.core.find_job("train"), Ok(goes_on.clone()));
+    assert_eq!(h.core.find_job("cifar-train"), Ok(ended), "a whole name is what it says");
+    h.ok(Event::Stop { job: goes_on, grace: None });
+    assert_eq!(h.core.find_job("train").unwrap_err().reason(), "AMBIGUOUS_JOB");
+}
+
+#[test]
 fn of_several_jobs_of_one_name_the_newest_is_meant() {
     let mut h = Harness::new();
     let old = h.submit(spec("mnist", 1, 1));

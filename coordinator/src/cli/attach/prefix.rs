@@ -22,11 +22,17 @@ pub(crate) struct Prefix {
     node: usize,
     /// Job names go before, where several jobs are shown.
     name: Option<String>,
+    /// Each line's time goes before its text.
+    timed: bool,
 }
 
 impl Prefix {
     pub(crate) fn named(name: &str) -> Self {
         Self { name: Some(name.to_owned()), ..Self::default() }
+    }
+
+    pub(crate) fn timed(self) -> Self {
+        Self { timed: true, ..self }
     }
 
     /// Makes room for the job's ranks and nodes.
@@ -44,7 +50,8 @@ impl Prefix {
         let prefix = format!("{name}rank {:>rank$} · {:<node$} │", line.rank, line.node);
         let colour = COLOURS[line.rank as usize % COLOURS.len()];
         let style = Style::new().fg_color(Some(colour.into()));
-        let text = visible(&line.text);
+        let time = if self.timed { format!("{} ", text::utc(line.at_unix_ms)) } else { String::new() };
+        let text = format!("{time}{}", visible(&line.text));
         match line.source() {
             v1::LogSource::Convoke => {
                 let own = text::yellow();
@@ -76,6 +83,11 @@ mod tests {
         prefix.widen(&v1::Job { world_size: 16, replicas: vec![replica], ..Default::default() });
         assert_eq!(plain(&prefix, 0, "hi"), "rank  0 · node-a  │ hi");
         assert_eq!(plain(&prefix, 12, "hi"), "rank 12 · node-a  │ hi");
+    }
+
+    #[test]
+    fn a_lines_time_is_told_where_it_is_asked_for() {
+        assert_eq!(plain(&Prefix::default().timed(), 0, "hi"), "rank 0 · node-a │ 1970-01-01T00:00:00Z hi");
     }
 
     #[test]

@@ -46,6 +46,13 @@ impl Screen {
         }
     }
 
+    /// That something long begins, where no bar shows it.
+    pub(crate) fn begin(&self, text: &str) {
+        if !self.format.is_json() && self.bars.is_hidden() {
+            output::note(text);
+        }
+    }
+
     pub(crate) fn bar(&self, bar: ProgressBar) -> ProgressBar {
         if self.format.is_json() { ProgressBar::hidden() } else { self.bars.add(bar) }
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use clap::Args;
 use convoke_proto::v1::session_target::Target;
@@ -11,13 +11,19 @@ use convoke_proto::{TUNNEL_FRAME_BYTES, v1};
 use serde_json::json;
 
 use super::channel::{self, Input, Output};
+use super::land::{Staged, Tally};
 use super::terminal::Chunks;
 use crate::cli::failure::{Failure, exit};
 use crate::cli::link::Link;
+use crate::cli::names::Within;
+use crate::cli::signals::{self, Interrupts};
 use crate::cli::{Context, output, text};
 
 /// Chunks between the network and the disk: a quarter of a megabyte keeps both busy.
 const CHUNKS: usize = 4;
+
+/// How much that is left out is named.
+const LEFT_OUT: usize = 5;
 
 /// Copy files into or out of a running task
 ///
@@ -41,6 +47,9 @@ pub(crate) struct Copy {
     /// Where to: here, or JOB:PATH
     #[arg(value_name = "TO")]
     to: String,
+
+    #[command(flatten)]
+    within: Within,
 }
 
 /// One side of a copy.
@@ -60,15 +69,28 @@ fn side(text: &str) -> Side<'_> {
     }
 }
 
+/// What a copy did.
+struct Copied {
+    /// Where it lies now.
+    to: String,
+    tally: Tally,
+}
+
 impl Copy {
+    /// Listens for interrupts itself: they leave nothing half copied here.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
-        let link = context.link().await?;
-        let (copied, what) = match (side(&self.from), side(&self.to)) {
+        let copied = match (side(&self.from), side(&self.to)) {
             (Side::There { job, path }, Side::Here(to)) => {
-                (fetch(&link, job, self.rank, absolute(path)?, to).await?, &self.to)
+                let path = absolute(path)?;
+                let (link, job) = self.task(context, job).await?;
+                fetch(&link, &job, self.rank, path, to).await?
             }
             (Side::Here(from), Side::There { job, path }) => {
-                (put(&link, job, self.rank, from, absolute(path)?).await?, &self.to)
+                let path = absolute(path)?;
+                let (link, job) = self.task(context, job).await?;
+                let put = put(&link, &job, self.rank, from, path);
+                let tally = signals::or_interrupted(Box::pin(put)).await?;
+                Copied { to: self.to.clone(), tally }
             }
             (Side::Here(_), Side::Here(_)) => {
                 return Err(Failure::usage("neither side names a job")
@@ -78,10 +100,29 @@ impl Copy {
                 return Err(Failure::usage("both sides name a job").hint("copy here first, then there"));
             }
         };
+        self.tell(context, &copied)
+    }
+
+    /// The coordinator, and the id of the running job.
+    async fn task(&self, context: &Context, job: &str) -> Result<(Arc<Link>, String), Failure> {
+        let link = context.link().await?;
+        let job = self.within.scope(context)?.find_running(&link, job).await?;
+        Ok((link, job.id))
+    }
+
+    fn tell(&self, context: &Context, Copied { to, tally }: &Copied) -> Result<(), Failure> {
+        let left_out = &tally.left_out;
         if context.format.is_json() {
-            return output::document(&json!({ "from": self.from, "to": self.to, "bytes": copied }));
+            return output::document(&json!({
+                "from": self.from, "to": to, "files": tally.files, "bytes": tally.bytes, "left_out": left_out,
+            }));
         }
-        output::line(&format!("{what}: {}", text::size(copied)))
+        left_out.iter().take(LEFT_OUT).for_each(|what| output::note(&format!("note: left out: {what}")));
+        if let Some(more @ 1..) = left_out.len().checked_sub(LEFT_OUT) {
+            output::note(&format!("note: left out: {more} more"));
+        }
+        let (files, size) = (text::files(tally.files), text::size(tally.bytes));
+        output::line(&format!("copied {} to {to} ({files}, {size})", self.from))
     }
 }
 
@@ -95,18 +136,44 @@ fn absolute(path: &str) -> Result<&str, Failure> {
 
 // === out of a task ===
 
-async fn fetch(link: &Link, job: &str, rank: u32, path: &str, to: &Path) -> Result<u64, Failure> {
+async fn fetch(link: &Link, job: &str, rank: u32, path: &str, to: &Path) -> Result<Copied, Failure> {
     let target = Target::CopyFrom(v1::TunnelCopyFrom { task: None, path: path.to_owned() });
     let (into, name) = destination(to, path)?;
-    let (_input, mut output) = channel::open(link, job, rank, target).await?;
+    let mut interrupts = Interrupts::listen()?;
     let (chunks, received) = mpsc::sync_channel(CHUNKS);
-    let unpacking =
-        tokio::task::spawn_blocking(move || unpack(Chunks::new(received), &into, name.as_deref()));
-    let arrived = pour(&mut output, chunks).await;
-    let unpacked = unpacking.await.map_err(|e| Failure::new(exit::FAILED, "COPY", e.to_string()))?;
+    let unpacking = tokio::task::spawn_blocking(move || Staged::unpack(Chunks::new(received), &into));
+    let arrived = tokio::select! {
+        arrived = receive(link, job, rank, target, chunks) => arrived,
+        _ = interrupts.next() => Err(Failure::interrupted()),
+    };
+    let staged = unpacking.await.map_err(|e| failed(&e.to_string()))?;
     // Why it did not come whole says more than what the half of it looked like.
     arrived?;
-    unpacked
+    let staged = staged.map_err(|e| failed(&e.to_string()))?;
+    let settling = tokio::task::spawn_blocking(move || staged.settle(name.as_deref()));
+    let settled = settling.await.map_err(|e| failed(&e.to_string()))?;
+    let (places, tally) = settled.map_err(|e| failed(&e.to_string()))?;
+    if places.is_empty() {
+        let why = tally.left_out.first().cloned().unwrap_or_else(|| format!("{path} is empty"));
+        return Err(failed(&format!("nothing was copied: {why}")));
+    }
+    let to = places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ");
+    Ok(Copied { to, tally })
+}
+
+fn failed(message: &str) -> Failure {
+    Failure::new(exit::FAILED, "COPY", message)
+}
+
+async fn receive(
+    link: &Link,
+    job: &str,
+    rank: u32,
+    target: Target,
+    chunks: mpsc::SyncSender<Vec<u8>>,
+) -> Result<(), Failure> {
+    let (_input, mut output) = channel::open(link, job, rank, target).await?;
+    pour(&mut output, chunks).await
 }
 
 /// The directory to unpack into, and the name that the copy gets there if it is not its own.
@@ -144,44 +211,9 @@ async fn pour(output: &mut Output, chunks: mpsc::SyncSender<Vec<u8>>) -> Result<
     }
 }
 
-/// Unpacks a tar below `into`, its first part renamed; bytes of regular files.
-fn unpack(tar: impl io::Read, into: &Path, name: Option<&str>) -> Result<u64, Failure> {
-    let failed = |error: io::Error| Failure::file("copy to", into, &error);
-    let mut archive = tar::Archive::new(tar);
-    archive.set_preserve_mtime(true);
-    let mut bytes = 0;
-    let staging = tempfile::Builder::new().prefix(".convoke-cp-").tempdir_in(into).map_err(failed)?;
-    for entry in archive.entries().map_err(failed)? {
-        let mut entry = entry.map_err(failed)?;
-        // Refuses what leads out of the staging directory.
-        if entry.unpack_in(staging.path()).map_err(failed)? && entry.header().entry_type().is_file() {
-            bytes += entry.size();
-        }
-    }
-    for entry in std::fs::read_dir(staging.path()).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let target = into.join(name.map_or_else(|| entry.file_name(), Into::into));
-        settle(&entry.path(), &target).map_err(|error| Failure::file("copy to", &target, &error))?;
-    }
-    Ok(bytes)
-}
-
-/// Moves what was copied to its place: over a file, into a directory of the same name.
-fn settle(from: &Path, to: &Path) -> io::Result<()> {
-    let merges = from.is_dir() && !from.is_symlink() && to.is_dir();
-    if !merges {
-        return std::fs::rename(from, to);
-    }
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        settle(&entry.path(), &to.join(entry.file_name()))?;
-    }
-    Ok(())
-}
-
 // === into a task ===
 
-async fn put(link: &Link, job: &str, rank: u32, from: &Path, path: &str) -> Result<u64, Failure> {
+async fn put(link: &Link, job: &str, rank: u32, from: &Path, path: &str) -> Result<Tally, Failure> {
     let metadata = from.symlink_metadata().map_err(|e| Failure::file("read", from, &e))?;
     let own = from.file_name().and_then(|name| name.to_str()).filter(|name| *name != "..");
     let (directory, name) = match path.strip_suffix('/') {
@@ -192,34 +224,50 @@ async fn put(link: &Link, job: &str, rank: u32, from: &Path, path: &str) -> Resu
     let directory = if directory.is_empty() { "/" } else { directory };
     let target = Target::CopyTo(v1::TunnelCopyTo { task: None, path: directory.to_owned() });
     let (input, mut output) = channel::open(link, job, rank, target).await?;
-    let sender = Sender { input, handle: tokio::runtime::Handle::current(), buffer: Vec::new(), bytes: 0 };
+    let sender = Sender { input, handle: tokio::runtime::Handle::current(), buffer: Vec::new() };
     let (read, name, is_dir) = (from.to_owned(), name.to_owned(), metadata.is_dir());
     let from = read.clone();
     let packing = tokio::task::spawn_blocking(move || pack(sender, &from, &name, is_dir));
     let answer = output.next().await;
     // A session that has ended takes no more.
     drop(output);
-    let packed = packing.await.map_err(|e| Failure::new(exit::FAILED, "COPY", e.to_string()))?;
+    let packed = packing.await.map_err(|e| failed(&e.to_string()))?;
     match (answer, packed) {
         // What could not be read here is why the other side got but a part.
         (_, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::file("copy", &read, &error))
         }
         (Err(failure), _) => Err(failure),
-        (Ok(Some(Frame::End(_))), Ok(bytes)) => Ok(bytes),
+        (Ok(Some(Frame::End(_))), Ok(tally)) => Ok(tally),
         (Ok(_), _) => Err(channel::broken()),
     }
 }
 
-fn pack(sender: Sender, from: &Path, name: &str, is_dir: bool) -> io::Result<u64> {
+/// The regular files that a copy of `path` holds.
+fn measure(path: &Path) -> io::Result<Tally> {
+    let metadata = path.symlink_metadata()?;
+    if !metadata.is_dir() {
+        let (files, bytes) = if metadata.is_file() { (1, metadata.len()) } else { (0, 0) };
+        return Ok(Tally { files, bytes, ..Tally::default() });
+    }
+    let mut all = Tally::default();
+    for entry in std::fs::read_dir(path)? {
+        let Tally { files, bytes, .. } = measure(&entry?.path())?;
+        all.files += files;
+        all.bytes += bytes;
+    }
+    Ok(all)
+}
+
+fn pack(sender: Sender, from: &Path, name: &str, is_dir: bool) -> io::Result<Tally> {
+    let tally = measure(from)?;
     let mut archive = tar::Builder::new(sender);
     archive.follow_symlinks(false);
     if is_dir { archive.append_dir_all(name, from) } else { archive.append_path_with_name(from, name) }?;
     let mut sender = archive.into_inner()?;
     io::Write::flush(&mut sender)?;
-    let Sender { input, handle, bytes, .. } = sender;
-    handle.block_on(input.send(Frame::End(v1::TunnelEnd {})));
-    Ok(bytes)
+    sender.handle.block_on(sender.input.send(Frame::End(v1::TunnelEnd {})));
+    Ok(tally)
 }
 
 /// Writes a tar into a session, from a thread that may block.
@@ -227,13 +275,11 @@ struct Sender {
     input: Input,
     handle: tokio::runtime::Handle,
     buffer: Vec<u8>,
-    bytes: u64,
 }
 
 impl io::Write for Sender {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.buffer.extend_from_slice(bytes);
-        self.bytes += bytes.len() as u64;
         if self.buffer.len() >= TUNNEL_FRAME_BYTES {
             self.flush()?;
         }
@@ -255,20 +301,6 @@ impl io::Write for Sender {
 mod tests {
     use super::*;
 
-    fn tar_of(entries: &[(&str, &str)]) -> Vec<u8> {
-        let mut archive = tar::Builder::new(Vec::new());
-        for (path, content) in entries {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o640);
-            // Written directly: the builder itself refuses the paths that an attacker would send.
-            header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
-            header.set_cksum();
-            archive.append(&header, content.as_bytes()).unwrap();
-        }
-        archive.into_inner().unwrap()
-    }
-
     #[test]
     fn a_side_is_a_jobs_when_it_has_a_name_before_a_colon() {
         assert_eq!(side("train:/a"), Side::There { job: "train", path: "/a" });
@@ -278,24 +310,21 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_goes_into_a_directory_or_by_its_new_name_and_merges_with_a_directory() {
+    fn a_copy_goes_into_a_directory_or_by_its_new_name() {
         let dir = tempfile::tempdir().unwrap();
-        let (into, name) = destination(dir.path(), "/x/log").unwrap();
-        assert_eq!(unpack(&*tar_of(&[("log", "abc")]), &into, name.as_deref()).unwrap(), 3);
-        assert_eq!(std::fs::read_to_string(dir.path().join("log")).unwrap(), "abc");
-        let (into, name) = destination(&dir.path().join("new"), "/x/log").unwrap();
-        unpack(&*tar_of(&[("log/a", "1")]), &into, name.as_deref()).unwrap();
-        unpack(&*tar_of(&[("log/b", "2")]), &into, name.as_deref()).unwrap();
-        assert!(dir.path().join("new/a").is_file() && dir.path().join("new/b").is_file());
+        assert_eq!(destination(dir.path(), "/x/log").unwrap(), (dir.path().to_owned(), None));
+        let new = destination(&dir.path().join("new"), "/x/log").unwrap();
+        assert_eq!(new, (dir.path().to_owned(), Some("new".to_owned())));
         assert!(destination(&dir.path().join("none/"), "/x").is_err());
     }
 
     #[test]
-    fn what_leads_out_of_the_directory_is_not_written() {
+    fn what_is_sent_is_counted_without_following_links() {
         let dir = tempfile::tempdir().unwrap();
-        let inner = dir.path().join("inner");
-        std::fs::create_dir(&inner).unwrap();
-        let _ = unpack(&*tar_of(&[("../../evil", "x"), ("../evil", "x")]), &inner, None);
-        assert!(!dir.path().join("evil").exists() && !dir.path().parent().unwrap().join("evil").exists());
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        std::fs::write(dir.path().join("sub/file"), "abc").unwrap();
+        std::os::unix::fs::symlink("..", dir.path().join("sub/up")).unwrap();
+        let tally = measure(dir.path()).unwrap();
+        assert_eq!((tally.files, tally.bytes), (1, 3));
     }
 }

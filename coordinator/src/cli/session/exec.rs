@@ -13,7 +13,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::channel::{self, Input, Output};
 use super::terminal::{self, Raw};
 use crate::cli::Context;
+use crate::cli::args::Habits;
 use crate::cli::failure::{Failure, exit};
+use crate::cli::names::Within;
 
 /// Run a command inside a running task
 ///
@@ -46,6 +48,12 @@ pub(crate) struct Exec {
     #[arg(short, long = "env", value_name = "K=V", value_parser = variable)]
     env: Vec<(String, String)>,
 
+    #[command(flatten)]
+    within: Within,
+
+    #[command(flatten)]
+    habits: Habits,
+
     /// Id, name, Compose service, or unique prefix
     #[arg(value_name = "JOB")]
     job: String,
@@ -69,6 +77,7 @@ pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
 impl Exec {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let link = context.link().await?;
+        let job = self.within.scope(context)?.find_running(&link, &self.job).await?;
         let tty = !self.no_tty && io::stdin().is_terminal() && io::stdout().is_terminal();
         let (rows, columns) = if tty { terminal::size() } else { (0, 0) };
         let target = Target::Exec(v1::TunnelExec {
@@ -81,7 +90,7 @@ impl Exec {
             working_dir: self.workdir.unwrap_or_default(),
             environment: self.env.into_iter().collect::<HashMap<_, _>>(),
         });
-        let (input, output) = channel::open(&link, &self.job, self.rank, target).await?;
+        let (input, output) = channel::open(&link, &job.id, self.rank, target).await?;
         let raw = if tty { Some(Raw::enter()?) } else { None };
         let ended = converse(input, output, tty).await;
         drop(raw);

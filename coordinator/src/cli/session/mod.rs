@@ -3,6 +3,7 @@
 mod channel;
 mod copy;
 mod exec;
+mod land;
 mod port;
 mod terminal;
 

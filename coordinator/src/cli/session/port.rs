@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 use super::channel::{self, Input, Output};
 use crate::cli::failure::{Failure, exit};
 use crate::cli::link::Link;
-use crate::cli::{Context, inspect, output, text};
+use crate::cli::names::Within;
+use crate::cli::{Context, output, text};
 
 /// Connections at a time: a browser opens six to a page.
 const CONNECTIONS: usize = 128;
@@ -48,6 +49,9 @@ pub(crate) struct Port {
     /// The port here (0: any) and the task's; one number is both
     #[arg(value_name = "[LOCAL:]PORT", required = true, value_parser = pair)]
     ports: Vec<(u16, u16)>,
+
+    #[command(flatten)]
+    within: Within,
 }
 
 fn pair(text: &str) -> Result<(u16, u16), String> {
@@ -70,7 +74,7 @@ struct Forward {
 impl Port {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let link = context.link().await?;
-        let job = inspect::get(&link, &self.job).await?;
+        let job = self.within.scope(context)?.find_running(&link, &self.job).await?;
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let mut listening = JoinSet::new();
         for (local, port) in self.ports {

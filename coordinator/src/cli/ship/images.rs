@@ -150,6 +150,8 @@ impl Shipping<'_> {
             .tempdir_in(roomy())
             .map_err(|e| Failure::file("make a directory in", &roomy(), &e))?;
         let bytes = image.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+        let sentence = format!("exporting {name} ({}), to ship what the nodes lack of it", text::size(bytes));
+        self.screen.begin(&sentence);
         let bar = self.screen.bar(super::bar(&format!("exporting {name}"), bytes));
         let keep = move |digest: &Digest| !layers.contains(digest) || lacking.contains(digest);
         let tree = export::unpack(&engine.api, name, spool.path(), keep, &bar).await;
@@ -157,6 +159,7 @@ impl Shipping<'_> {
         let tree = tree?;
         let lacking = missing(self.link, tree.digests()).await?;
         let tally = Tally::of([&tree].into_iter(), &lacking);
+        self.screen.begin(&format!("shipping {name} ({})", text::size(tally.bytes)));
         match self.send(&format!("shipping {name}"), [&tree].into_iter(), &lacking).await {
             Ok(()) => {}
             Err(UploadError::Failed(failure)) => return Err(failure),
