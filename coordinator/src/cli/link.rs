@@ -67,9 +67,10 @@ impl Link {
         if convoke_proto::reason(&status).is_some() {
             return Ok(());
         }
-        match convoke_transport::is_stranger(&status) {
-            true => Err(stranger(&self.url, &root_cause(&status))),
-            false => Err(unreachable(&self.url, &root_cause(&status))),
+        // The connection is there: whatever else broke it did so for what was said on it.
+        match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded => Err(unreachable(&self.url, &root_cause(&status))),
+            _ => Err(stranger(&self.url, &root_cause(&status))),
         }
     }
 
@@ -210,6 +211,7 @@ fn is_away(status: &Status) -> bool {
 mod tests {
     use std::sync::Arc;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tonic::transport::Endpoint;
 
     use super::*;
@@ -240,7 +242,8 @@ mod tests {
         let answering = tokio::spawn(async move {
             while let Ok((mut stream, _)) = server.accept().await {
                 let answer = b"HTTP/1.0 400 Bad request\r\nConnection: close\r\n\r\nthis is a web server\r\n";
-                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+                let _ = stream.write_all(answer).await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
             }
         });
         let said = Arc::new(Mutex::new(Vec::new()));

@@ -16,7 +16,7 @@ use super::names::Within;
 use super::output;
 use super::receive::{self, Artifacts, Back, Places, Receiver};
 use super::ship::Sent;
-use super::{Context, text};
+use super::{Context, inspect, text};
 
 /// Fetch the files that a job wrote into its mounted directories
 ///
