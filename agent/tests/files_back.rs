@@ -226,6 +226,21 @@ async fn a_full_disk_lets_the_end_be_told_and_the_files_go_on_when_there_is_room
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_there_is_no_room_for_does_not_keep_smaller_ones() {
+    let story = Story::new(FilesConfig { patience: Some(Duration::from_millis(50)), ..COPIES }).await;
+    story.coordinator.change(|m| m.files.room = Some(5));
+    let collector = story.collector().unwrap();
+    story.write("large", "more than five");
+    story.write("small", "small");
+    drained(&collector).await;
+    story.coordinator.wait("the small one", |m| m.files.artifacts.first().cloned()).await;
+    assert_eq!(story.back(), expected(&[("./out/small", "small")]));
+    story.coordinator.change(|m| m.files.room = None);
+    until("nothing to be owed", || (!story.is_owed()).then_some(())).await;
+    assert_eq!(story.back(), expected(&[("./out/small", "small"), ("./out/large", "more than five")]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_forgotten_jobs_files_stay_and_are_not_sent_again_and_again() {
     let story = Story::new(COPIES).await;
     let unknown = refusal(Code::NotFound, "UNKNOWN_JOB", "there is no job j");

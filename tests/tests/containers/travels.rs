@@ -25,10 +25,12 @@ pub(crate) async fn what_rank_zero_writes_is_there_when_up_returns_and_the_rest_
         echo changed > /data/in; rm /data/unwanted; ln -s in /data/link";
     let volumes = "volumes: [\"./data:/data\", \"./out:/out\", \"./fixed:/fixed:ro\"]";
     let scene = scene(2, script, volumes).await;
+    scene.cluster.announce("node-0", "OddFiles");
     scene.write("data/unwanted", "kept");
     scene.write("fixed/old", "old");
     let up = scene.convoke(&["up", "--nodes", "2"]).run().await.expect_code(0);
     assert!(up.stderr.contains("2 files came back"), "{}", up.stderr);
+    assert!(up.stderr.contains("does not come back: ./data/link"), "{}", up.stderr);
     assert_eq!(scene.read("out/deep/0.pt").as_deref(), Some("weights-0\n"));
     assert_eq!(scene.read("out/deep/1.pt"), None, "only node rank 0's come back");
     assert_eq!(scene.read("data/in").as_deref(), Some("changed\n"));
@@ -77,6 +79,7 @@ pub(crate) async fn what_a_job_leaves_while_the_coordinator_is_away_is_pulled_wh
     // It would be told at once, if the coordinator's absence counted.
     options.agent_args = vec!["--files-patience=0s".to_owned()];
     let mut scene = Scene::start_with(options).await;
+    scene.cluster.announce("node-0", "not with the coordinator yet");
     let script = "until [ -e /out/go ]; do sleep 0.1; done; echo last > /out/last";
     scene.script(script, &format!("{VOLUMES}\ninit: true"));
     scene.write("data/in", "original");

@@ -44,7 +44,7 @@ impl Gatherer {
             }
         }
         let ready = self.within_limits(ready, &mut judged);
-        let sent = if ready.is_empty() { Vec::new() } else { self.send(ready).await? };
+        let (sent, outcome) = if ready.is_empty() { (Vec::new(), Ok(())) } else { self.send(ready).await };
         for (Ready { copy, path, stamp, mode, digest, .. }, refused) in sent {
             match refused {
                 Some(why) => self.stay(&mut judged, Seen { copy, path, stamp, mode }, Some(digest), why),
@@ -56,7 +56,7 @@ impl Gatherer {
         }
         let any = !judged.is_empty();
         self.settle(judged, began.elapsed()).await;
-        Ok(any)
+        outcome.map(|()| any)
     }
 
     /// Reads files on a thread of its own, which gives up with the collector.
@@ -80,27 +80,29 @@ impl Gatherer {
         read.await.map_err(SendError::Interrupted)
     }
 
-    /// Sends files; with why one was refused, which does not keep the others.
-    async fn send(&self, ready: Vec<Ready>) -> Result<Vec<(Ready, Option<String>)>, SendError> {
+    /// Sends files; returns what is settled of them, with why one was refused. One that is refused, or that there is
+    /// no room for, does not keep the others.
+    async fn send(&self, ready: Vec<Ready>) -> (Vec<(Ready, Option<String>)>, Result<(), SendError>) {
         match send(&self.files.link, &self.key, &ready, &self.motion).await {
             Ok(()) => {
                 debug!(job = %self.key.job, files = ready.len(), "files came back");
-                return Ok(ready.into_iter().map(|file| (file, None)).collect());
+                return (ready.into_iter().map(|file| (file, None)).collect(), Ok(()));
             }
             Err(SendError::Refused(_)) => {}
-            Err(error) => return Err(error),
+            Err(SendError::NoRoom(_)) if ready.len() > 1 => {}
+            Err(error) => return (Vec::new(), Err(error)),
         }
-        let mut judged = Vec::new();
+        let mut settled = Vec::new();
+        // Smallest first: where there is no room for one, there is none for what follows.
         for file in ready {
-            let refused =
-                match send(&self.files.link, &self.key, std::slice::from_ref(&file), &self.motion).await {
-                    Ok(()) => None,
-                    Err(SendError::Refused(problem)) => Some(problem),
-                    Err(error) => return Err(error),
-                };
-            judged.push((file, refused));
+            let alone = std::slice::from_ref(&file);
+            match send(&self.files.link, &self.key, alone, &self.motion).await {
+                Ok(()) => settled.push((file, None)),
+                Err(SendError::Refused(problem)) => settled.push((file, Some(problem))),
+                Err(error) => return (settled, Err(error)),
+            }
         }
-        Ok(judged)
+        (settled, Ok(()))
     }
 
     /// True if the coordinator, or the submitter, has exactly this already.

@@ -119,7 +119,9 @@ impl Gatherer {
                     self.stays.end(why);
                     break;
                 }
-                Err(SendError::Interrupted(problem)) => self.failed(&problem, &mut backoff).await,
+                Err(SendError::NoRoom(problem) | SendError::Interrupted(problem)) => {
+                    self.failed(&problem, &mut backoff).await
+                }
             }
         }
         self.step = None;

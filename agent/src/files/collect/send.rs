@@ -50,6 +50,9 @@ pub(super) enum SendError {
     /// Another try with all of the files would end the same way.
     #[error("{0}")]
     Refused(String),
+    /// The coordinator has no room for them; there may be some for others, or later.
+    #[error("{0}")]
+    NoRoom(String),
     #[error("{0}")]
     Interrupted(String),
 }
@@ -162,11 +165,12 @@ fn judged(status: &Status) -> SendError {
     let message = status.message().to_owned();
     match convoke_proto::reason(status).as_deref() {
         Some("STALE_GENERATION" | "UNKNOWN_JOB") => SendError::Over(message),
-        // A file that changed meanwhile is hashed anew, a blob that went meanwhile is sent anew, and
-        // an operator may make room.
-        Some("HASH_MISMATCH" | "SHORT_BODY" | "EXTRA_BYTES" | "UNKNOWN_BLOB" | "DISK_FULL") => {
+        // A file that changed meanwhile is hashed anew, a blob that went meanwhile is sent anew.
+        Some("HASH_MISMATCH" | "SHORT_BODY" | "EXTRA_BYTES" | "UNKNOWN_BLOB") => {
             SendError::Interrupted(message)
         }
+        // An operator may make some.
+        Some("DISK_FULL") => SendError::NoRoom(message),
         Some("TOO_MANY_ARTIFACTS") => SendError::Full(message),
         _ if will_pass(status) => SendError::Interrupted(message),
         Some(_) => SendError::Refused(message),

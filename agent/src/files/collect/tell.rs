@@ -117,11 +117,12 @@ impl Teller {
             stays.odd.iter().take(NAMED).map(|(n, p)| format!("{}/{p}", sources(*n))).collect();
         let count = stays.odd.len();
         let least = if count >= COUNTED { "at least " } else { "" };
-        let message = format!(
-            "{least}{count} links, FIFOs, sockets or devices that the job made do not come back: {}{}",
-            named.join(", "),
-            if count > NAMED { ", ..." } else { "" }
-        );
+        let what = match count {
+            1 => "link, FIFO, socket or device that the job made does",
+            _ => "links, FIFOs, sockets or devices that the job made do",
+        };
+        let more = if count > NAMED { ", ..." } else { "" };
+        let message = format!("{least}{count} {what} not come back: {}{more}", named.join(", "));
         self.warnings.raise("OddFiles", &self.about, message);
     }
 }

@@ -41,6 +41,8 @@ pub struct FileMemory {
     /// Refuses uploads, and reports.
     pub refuse_upload: Option<Status>,
     pub refuse_report: Option<Status>,
+    /// There is no room for an upload of more bytes.
+    pub room: Option<u64>,
     pub reports: u32,
     /// Refuses reports with this path in them.
     pub refuse_path: Option<String>,
@@ -162,7 +164,10 @@ impl FileService for Service {
             }
         }
         blobs.extend(current);
-        let count = blobs.len() as u64;
+        let (count, size) = (blobs.len() as u64, blobs.iter().map(|(header, _)| header.size).sum::<u64>());
+        if self.heard(|m| m.files.room.is_some_and(|room| size > room)) {
+            return Err(refusal(Code::ResourceExhausted, "DISK_FULL", "the disk is full"));
+        }
         for (header, content) in blobs {
             if header.size != content.len() as u64 || Sha256::digest(&content)[..] != header.sha256 {
                 return Err(refusal(Code::InvalidArgument, "HASH_MISMATCH", "not what its header says"));
