@@ -49,7 +49,6 @@ fn coordinator() -> String {
 
 /// Words of `docker run` and `docker exec` that ask for what happens anyway.
 #[derive(Debug, Clone, Default, Args)]
-#[expect(dead_code, reason = "people type them; nothing depends on them")]
 pub(crate) struct Habits {
     #[arg(short, long, hide = true)]
     interactive: bool,

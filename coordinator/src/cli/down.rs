@@ -33,7 +33,6 @@ pub(crate) struct Down {
 
     /// Compose's word for what happens anyway: every job of the project is stopped.
     #[arg(long, hide = true)]
-    #[expect(dead_code, reason = "people type it; nothing depends on it")]
     remove_orphans: bool,
 }
 

@@ -74,8 +74,9 @@ impl Logs {
             prefix.widen(job);
             prefixes.push(if self.timestamps { prefix.timed() } else { prefix });
             let lines = Follow::new(link.clone(), LogLines::new(self.request(job)));
-            streams.push(Box::pin(stream::try_unfold(lines, async move |mut lines| {
-                Ok(lines.next().await?.map(|batch| ((index, batch), lines)))
+            streams.push(Box::pin(stream::try_unfold(lines, move |mut lines| async move {
+                let batch = lines.next().await?;
+                Ok::<_, Failure>(batch.map(|batch| ((index, batch), lines)))
             })));
         }
         // What is still to come is told as it comes; what is there, job by job.

@@ -48,7 +48,7 @@ impl Interrupts {
 }
 
 /// Runs `work` unless it is interrupted; dropping it is its clean-up.
-pub(crate) async fn or_interrupted(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+pub(crate) async fn or_interrupted<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let mut interrupts = Interrupts::listen()?;
     tokio::select! {
         result = work => result,

@@ -89,7 +89,7 @@ pub(crate) async fn ended(
     for job in jobs {
         let own = job.spec.as_ref().map(|spec| Duration::from_millis(spec.stop_grace_ms));
         let limit = grace.or(own).unwrap_or_default().saturating_add(BEYOND_GRACE);
-        let ended = told_if_late(end_of(link, job.clone()), &job, grace.or(own));
+        let ended = told_if_late(Box::pin(end_of(link, job.clone())), &job, grace.or(own));
         match tokio::time::timeout(limit, ended).await {
             Ok(job) => out.push(job?),
             Err(_) => return Err(not_ended(&job, limit)),

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use convoke_proto::v1;
 use convoke_tests::{Cli, Finished, LocalCluster, binary};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// A directory with a Compose file of one service, `train`, and its project's name.
 fn project(cluster: &LocalCluster, name: &str, command: &str) -> std::path::PathBuf {
@@ -52,7 +53,8 @@ async fn a_server_that_is_no_coordinator_is_told_at_once() {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = server.accept().await {
             let answer = b"HTTP/1.0 400 Bad request\r\nConnection: close\r\n\r\nthis is a web server\r\n";
-            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+            let _ = stream.write_all(answer).await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
         }
     });
     let done = Cli::new(&["ps", "--coordinator", &url]).run().await.expect_code(3);
