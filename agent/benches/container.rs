@@ -17,7 +17,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use convoke_agent::runtime::Runtime as _;
-use convoke_model::ExitStatus;
 use host::{Host, IMAGE, block_on};
 
 /// The image's own `true`: what takes time is all that is around it.
@@ -47,7 +46,7 @@ async fn through_the_agent(host: &Host, round: u32) -> Duration {
     let exit = host.ended(&task).await;
     host.runtime.remove(&task).await.unwrap();
     let took = started.elapsed();
-    assert_eq!(exit.status, ExitStatus::Code(0), "{exit:?}");
+    assert!(exit.status.is_success(), "{exit:?}");
     took
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use convoke_model::{GpuInjection, NodeId, NodeInfo, RuntimeKind};
+use convoke_model::{DeviceId, GpuInjection, NodeId, NodeInfo, RuntimeKind};
 use convoke_transport::Shutdown;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use tracing::info;
 
 use crate::conditions::Conditions;
-use crate::devices::{AllDevices, CpuSlots, Devices, DevicesError, NvmlGpus};
+use crate::devices::gpus::{self, Cleaner, SubsetError};
+use crate::devices::{AllDevices, CpuSlots, Gpus};
 use crate::engine::images::Policy;
 use crate::engine::{DEFAULT_SOCKET, Engine};
 use crate::files::sight::Sight;
@@ -24,7 +25,7 @@ use crate::host::Host;
 use crate::interfaces;
 use crate::ledger::{self, Identity, LedgerError};
 use crate::link::Link;
-use crate::options::{AgentOptions, EngineOptions};
+use crate::options::{AgentOptions, EngineOptions, GpuOptions};
 use crate::reconciler::{Reconciler, RecoverError};
 use crate::runtime::docker::DockerConfig;
 use crate::runtime::process::{OUTPUT_LIMIT, ProcessConfig};
@@ -50,8 +51,8 @@ pub enum AgentError {
     NoName(String),
     #[error("this host's addresses cannot be read; give one with --advertise-address")]
     Addresses(#[source] std::io::Error),
-    #[error("this host's devices cannot be read")]
-    Devices(#[from] DevicesError),
+    #[error(transparent)]
+    Gpus(#[from] SubsetError),
     #[error("the path of this program is not known, so that no task could be started")]
     OwnPath(#[source] std::io::Error),
     #[error("the file cache in the state directory cannot be used")]
@@ -74,14 +75,10 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     let addresses =
         interfaces::addresses(coordinator_address(&options.coordinator), options.advertise_address)
             .map_err(AgentError::Addresses)?;
-    let devices = devices(&options)?;
+    let gpus = open_gpus(&options).await?;
+    let cpus = CpuSlots::new(options.cpu_slots);
     let tell = Tell::default();
-    let processes = ProcessRuntime::new(ProcessConfig {
-        tasks_dir: home.root().join("tasks"),
-        shim: std::env::current_exe().map_err(AgentError::OwnPath)?,
-        lifeline: options.lifeline.clone(),
-        output_limit: OUTPUT_LIMIT,
-    });
+    let processes = processes(&options, &home)?;
     let docker = docker(&options.engine, &home, &identity, &tell.conditions).await;
     if let Some(docker) = docker.clone() {
         let _ = ending.set(docker);
@@ -91,8 +88,9 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     let host = Arc::new(Host {
         node: node.clone(),
         addresses,
-        inventory: devices.inventory()?,
-        devices,
+        devices: Arc::new(AllDevices(vec![Box::new(gpus.clone()), Box::new(cpus)])),
+        cleaner: Cleaner::new(gpus.clone()),
+        gpus,
         runtime: Arc::new(Runtimes::new(Arc::new(processes), docker.clone())),
         docker,
         conditions: tell.conditions,
@@ -119,16 +117,34 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         inbox,
         tunnels: Tunnels::new(host.clone()),
         sight: Sight::default(),
+        link: host.link.clone(),
         said: String::new(),
     };
     let reconciling = tokio::spawn(reconciler.run(desired, shutdown.clone()));
-    let tidying = tokio::spawn(async move {
-        tokio::join!(host.files.keep_tidy(), work::keep_images_tidy(&host));
-    });
+    let tidying = tokio::spawn(keep_house(host));
     let ended = session.run(shutdown).await;
     reconciling.abort();
     tidying.abort();
     Ok(ended?)
+}
+
+/// What goes on beside the replicas, for as long as the agent lives.
+async fn keep_house(host: Arc<Host>) {
+    tokio::join!(
+        host.files.keep_tidy(),
+        work::keep_images_tidy(&host),
+        keep_conditions(&host),
+        gpus::report(host.gpus.clone(), host.link.clone()),
+    );
+}
+
+fn processes(options: &AgentOptions, home: &Home) -> Result<ProcessRuntime, AgentError> {
+    Ok(ProcessRuntime::new(ProcessConfig {
+        tasks_dir: home.root().join("tasks"),
+        shim: std::env::current_exe().map_err(AgentError::OwnPath)?,
+        lifeline: options.lifeline.clone(),
+        output_limit: OUTPUT_LIMIT,
+    }))
 }
 
 fn files(
@@ -142,14 +158,16 @@ fn files(
         overlays: true,
         cache_limit: options.file_cache_size.map(|size| size.as_u64()),
         return_limit: options.return_limit.map(|size| size.as_u64()),
+        keep: Some(options.keep_files),
+        patience: Some(options.files_patience),
     };
     let files = Files::open(node.clone(), home.clone(), link.clone(), tell.clone(), config);
     Ok(Arc::new(files.map_err(AgentError::Files)?))
 }
 
-fn devices(options: &AgentOptions) -> Result<Arc<dyn Devices>, DevicesError> {
-    let cpus = CpuSlots::new(options.cpu_slots);
-    Ok(Arc::new(AllDevices(vec![Box::new(NvmlGpus::open()?), Box::new(cpus)])))
+async fn open_gpus(options: &AgentOptions) -> Result<Gpus, SubsetError> {
+    let GpuOptions { gpus: subset, nvml_library: library } = options.gpus.clone();
+    Gpus::open(gpus::GpuOptions { library, subset }).await
 }
 
 fn node_name(options: &AgentOptions) -> Result<NodeId, AgentError> {
@@ -197,9 +215,11 @@ async fn docker(
     }))
 }
 
-/// What the node is, now and whenever its engine comes back as another one.
+/// What the node is, now and whenever its engine comes back as another one or its GPUs change.
 fn keep_info(host: &Arc<Host>, options: &AgentOptions) -> watch::Receiver<NodeInfo> {
     let (sender, receiver) = watch::channel(node_info(host, options));
+    let sender = Arc::new(sender);
+    keep_gpus(host.clone(), sender.clone());
     if let Some(mut presence) = host.docker.as_ref().map(DockerRuntime::presence) {
         let host = host.clone();
         tokio::spawn(async move {
@@ -227,12 +247,29 @@ fn node_info(host: &Host, options: &AgentOptions) -> NodeInfo {
         hostname: host_name(),
         labels: options.label_map(),
         addresses: host.addresses.clone(),
-        devices: host.inventory.clone(),
+        devices: host.devices.inventory(),
         runtimes: processes.into_iter().chain(containers).collect(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         gpu_injection,
         engine,
+        gpu_driver: host.gpus.driver(),
     }
+}
+
+fn keep_gpus(host: Arc<Host>, sender: Arc<watch::Sender<NodeInfo>>) {
+    let mut state = host.gpus.state();
+    tokio::spawn(async move {
+        while state.changed().await.is_ok() {
+            let (devices, driver) = (host.devices.inventory(), host.gpus.driver());
+            sender.send_if_modified(|info| {
+                let news = (&info.devices, &info.gpu_driver) != (&devices, &driver);
+                if news {
+                    (info.devices, info.gpu_driver) = (devices, driver);
+                }
+                news
+            });
+        }
+    });
 }
 
 fn engine_info(host: &Host) -> (Option<String>, Option<GpuInjection>) {
@@ -264,4 +301,11 @@ fn hold_lifeline(lifeline: PathBuf, docker: Arc<OnceLock<DockerRuntime>>) {
         }
         std::process::exit(1);
     });
+}
+
+/// Of the node's GPUs.
+async fn keep_conditions(host: &Arc<Host>) {
+    let holding = host.clone();
+    let held = move |gpu: &DeviceId| holding.reservations().holder(gpu).is_some();
+    gpus::keep_conditions(host.gpus.clone(), host.cleaner.clone(), host.conditions.clone(), held).await;
 }

@@ -7,7 +7,8 @@
 //! docker                        the agent has run containers here
 //! images.json                   which images were fetched for jobs
 //! replicas/<replica>/           record.json, checkpoints/<rank>/, uploaded-<rank>.json; what its
-//!                               mounts show: files.json, mounts/<n>/, grants/<n>, collected.jsonl
+//!                               mounts show: files.json, mounts/<n>/, grants/<n>, collected.jsonl;
+//!                               what keeps it from being deleted: *-owed.json
 //! cache/                        files that travelled here; see `files::cache`
 //! resume/<job>/<gen>-<step>/    checkpoints fetched to start from
 //! s/<hash>/t.sock               a task's trainer socket, in a directory of its own

@@ -4,10 +4,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use convoke_model::{Device, NodeAddress, NodeId};
+use convoke_model::{NodeAddress, NodeId};
 
 use crate::conditions::Conditions;
-use crate::devices::{Devices, Reservations};
+use crate::devices::gpus::Cleaner;
+use crate::devices::{Devices, Gpus, Reservations};
 use crate::files::Files;
 use crate::home::Home;
 use crate::link::Link;
@@ -21,8 +22,10 @@ pub struct Host {
     /// The preferred one first.
     pub addresses: Vec<NodeAddress>,
     pub devices: Arc<dyn Devices>,
-    /// The devices as they were registered.
-    pub inventory: Vec<Device>,
+    /// The GPUs among them.
+    pub gpus: Gpus,
+    /// Proves them clean after each replica.
+    pub cleaner: Cleaner,
     pub runtime: Arc<dyn Runtime>,
     /// What runs the containers among them; `None` on a node without an engine.
     pub docker: Option<DockerRuntime>,

@@ -7,6 +7,8 @@
 
 pub mod accept;
 pub mod app;
+pub mod beneath;
+mod blocking;
 pub mod checkpoint;
 pub mod clock;
 pub mod conditions;

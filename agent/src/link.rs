@@ -8,7 +8,7 @@ use convoke_proto::v1::agent_service_client::AgentServiceClient;
 use convoke_proto::v1::file_service_client::FileServiceClient;
 use convoke_proto::v1::session_service_client::SessionServiceClient;
 use convoke_transport::{ConnectError, MAX_MESSAGE_BYTES, connect, is_retryable};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -40,6 +40,7 @@ pub struct Link {
     telemetry: Line,
     bulk: Line,
     sessions: Line,
+    there: watch::Sender<bool>,
 }
 
 type Line = Mutex<Option<Channel>>;
@@ -55,7 +56,17 @@ impl Link {
             telemetry: Line::default(),
             bulk: Line::default(),
             sessions: Line::default(),
+            there: watch::Sender::new(true),
         }
+    }
+
+    /// Whether the control stream is there: as long as it is not, nobody waits for what these connections carry.
+    pub fn there(&self) -> watch::Receiver<bool> {
+        self.there.subscribe()
+    }
+
+    pub fn set_there(&self, there: bool) {
+        self.there.send_if_modified(|was| std::mem::replace(was, there) != there);
     }
 
     pub fn url(&self) -> &str {

@@ -9,10 +9,13 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use convoke_model::{GpuInjection, NodeId};
 
+use crate::devices::gpus::Subset;
+
 const EXAMPLES: &str = "\
 Examples:
   convoke-agent --coordinator http://10.0.0.1:7670
   convoke-agent --node gpu-01 --label zone=a --allow-processes
+  convoke-agent --gpus 0,1
   convoke-agent --cpu-slots 2 --allow-processes --advertise-address 127.0.0.1 --state-dir /tmp/agent
 
 Exit codes: 0 asked to stop, 1 error, 2 wrong usage, 3 the coordinator speaks another protocol version, 4 the
@@ -52,7 +55,11 @@ pub struct AgentOptions {
     pub allow_processes: bool,
 
     #[command(flatten)]
+    pub gpus: GpuOptions,
+
+    #[command(flatten)]
     pub engine: EngineOptions,
+
     /// Space for files and images that travelled here, kept for the next job [default: a fifth of the
     /// disk, at most 100 GiB]
     #[arg(long, env = "CONVOKE_FILE_CACHE_SIZE", value_name = "BYTES")]
@@ -62,6 +69,14 @@ pub struct AgentOptions {
     #[arg(long, env = "CONVOKE_RETURN_LIMIT", value_name = "BYTES")]
     pub return_limit: Option<ByteSize>,
 
+    /// How long a job's last files stay here that cannot be sent back: they are tried all the time, and deleted then
+    #[arg(long, env = "CONVOKE_KEEP_FILES", value_name = "DURATION", default_value = "7d", value_parser = humantime::parse_duration)]
+    pub keep_files: Duration,
+
+    /// How long an ended replica waits for its last files and checkpoints while the coordinator takes none
+    #[arg(long, hide = true, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub files_patience: Duration,
+
     /// How long the ranks of a gang may take to meet before their job is warned
     #[arg(long, hide = true, value_name = "DURATION", default_value = "2m", value_parser = humantime::parse_duration)]
     pub meeting_patience: Duration,
@@ -69,6 +84,18 @@ pub struct AgentOptions {
     /// End at once, tasks included, when nobody holds this file's lock
     #[arg(long, hide = true, value_name = "FILE")]
     pub lifeline: Option<PathBuf>,
+}
+
+/// Which GPUs, and how they are found.
+#[derive(Debug, Clone, Args)]
+pub struct GpuOptions {
+    /// GPUs that this agent owns, by index or UUID [default: all of the host]
+    #[arg(long, env = "CONVOKE_GPUS", value_name = "IDS")]
+    pub gpus: Option<Subset>,
+
+    /// NVIDIA's libnvidia-ml.so.1 [default: where the linker and the driver's packages have it]
+    #[arg(long, env = "CONVOKE_NVML_LIBRARY", value_name = "PATH")]
+    pub nvml_library: Option<PathBuf>,
 }
 
 /// How containers are run.

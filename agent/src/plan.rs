@@ -25,6 +25,8 @@ pub enum Action {
     Prepare(ReplicaKey),
     /// Start the tasks that were not started yet.
     Start(ReplicaKey, Rendezvous),
+    /// Give up the start, at once; what it has begun is stopped next.
+    Cancel(ReplicaKey),
     /// End every task.
     Stop(ReplicaKey, Duration),
     /// Give up what was prepared; nothing was started.
@@ -77,6 +79,7 @@ fn step(key: &ReplicaKey, replica: &Replica, goal: Option<&ReplicaGoal>, now: Ti
         (Stage::Started, Some(ReplicaGoal::Running(rendezvous)), _) if replica.any_waiting() => {
             Some(Action::Start(key(), rendezvous.clone()))
         }
+        (Stage::Starting, _, Some(_)) => Some(Action::Cancel(key())),
         (Stage::Started, _, Some(grace)) if replica.any_live() => Some(Action::Stop(key(), grace)),
         (Stage::Started | Stage::Stopping { .. }, _, _) if !replica.any_live() => Some(Action::Finish(key())),
         (Stage::Stopping { until }, _, Some(grace)) if now.after(grace) < *until => {
@@ -92,6 +95,7 @@ fn step(key: &ReplicaKey, replica: &Replica, goal: Option<&ReplicaGoal>, now: Ti
             | Stage::Ready(_)
             | Stage::Refused { .. }
             | Stage::Starting
+            | Stage::Cancelling
             | Stage::Started
             | Stage::Stopping { .. }
             | Stage::Finishing

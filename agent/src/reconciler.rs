@@ -7,9 +7,11 @@
 
 mod execute;
 mod explain;
+mod kept;
 mod recover;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use convoke_model::{
     ReplicaKey, TaskExit,
 };
 use convoke_transport::Shutdown;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{error, info, warn};
 
@@ -38,6 +40,7 @@ use crate::work::{Prepared, Refusal, about};
 pub use recover::RecoverError;
 
 use explain::{Explained, Explaining};
+use kept::Keeping;
 
 /// Some steps are due by time alone, such as repeating a stop: how often the plan is made anew.
 const TICK: Duration = Duration::from_secs(1);
@@ -54,9 +57,14 @@ enum Done {
     Prepared(Result<Box<Prepared>, Refusal>),
     /// Exits of the tasks that could not be started; or why none was.
     Started(Result<BTreeMap<Rank, TaskExit>, Refusal>),
+    /// The start was given up.
+    Cancelled,
     StopRequested,
     Finished,
-    Removed,
+    Removed {
+        /// Something that it owes stays.
+        kept: bool,
+    },
 }
 
 /// A replica and all that belongs to it.
@@ -73,6 +81,8 @@ struct Slot {
     /// `None` if nothing comes back.
     collector: Option<Collector>,
     worker: Option<AbortHandle>,
+    /// Dropped, it cancels the start that is under way.
+    starting: Option<oneshot::Sender<Infallible>>,
 }
 
 pub struct Reconciler {
@@ -86,6 +96,7 @@ pub struct Reconciler {
     /// At most one for each replica.
     workers: JoinSet<(ReplicaKey, Done)>,
     explaining: Explaining,
+    kept: Keeping,
     observed: watch::Sender<ObservedState>,
 }
 
@@ -101,6 +112,7 @@ impl Reconciler {
         let mut conditions = self.host.conditions.subscribe();
         let mut warnings = self.host.warnings.subscribe();
         let mut progress = self.host.progresses.subscribe();
+        let mut problems = self.host.gpus.problems();
         let mut tick = tokio::time::interval(TICK);
         loop {
             // Before they are read, so that no change falls between reading and waiting.
@@ -108,6 +120,7 @@ impl Reconciler {
             conditions.mark_unchanged();
             warnings.mark_unchanged();
             progress.mark_unchanged();
+            problems.mark_unchanged();
             self.refresh();
             self.act();
             self.publish();
@@ -119,10 +132,12 @@ impl Reconciler {
                     Err(failure) => error!("an explanation failed, this is a bug in convoke-agent: {failure}"),
                 },
                 Some(joined) = self.workers.join_next_with_id() => self.joined(joined),
+                Some(joined) = self.kept.next() => self.kept.ended(&self.host, joined),
                 _ = statuses.changed() => {}
                 _ = conditions.changed() => {}
                 _ = warnings.changed() => {}
                 _ = progress.changed() => {}
+                _ = problems.changed() => {}
                 _ = tick.tick() => self.retry(),
             }
         }
@@ -197,15 +212,16 @@ impl Reconciler {
                 let rank = task.rank;
                 let own = slot.record.exits.get(&rank).cloned().map(TaskStatus::Ended);
                 let status = match (host.runtime.status(&task), own) {
-                    (Some(seen), _) => slot.explained(host, explaining, task, seen),
-                    (None, Some(own)) => own,
+                    (Some(seen), _) => Some(slot.explained(host, explaining, task, seen)),
+                    (None, Some(own)) => Some(own),
                     (None, None) if slot.runs(rank) => {
                         warn!(%task, "vanished from its runtime");
-                        TaskStatus::Ended(vanished())
+                        Some(TaskStatus::Ended(vanished()))
                     }
+                    (None, None) if slot.replica.tasks[&rank] == Some(TaskStatus::Starting) => None,
                     (None, None) => continue,
                 };
-                slot.replica.tasks.insert(rank, Some(status));
+                slot.replica.tasks.insert(rank, status);
             }
         }
     }
@@ -230,8 +246,14 @@ impl Reconciler {
     fn publish(&self) {
         let observed = ObservedState {
             applied: self.stamp.as_ref().map(|s| (s.epoch, s.revision)),
-            replicas: self.slots.iter().map(|(key, slot)| self.observe(key, slot)).collect(),
+            replicas: self
+                .slots
+                .iter()
+                .map(|(key, slot)| self.observe(key, slot))
+                .chain(self.observe_kept())
+                .collect(),
             conditions: self.host.conditions.list(),
+            device_conditions: self.host.gpus.problems().borrow().clone(),
         };
         self.observed.send_if_modified(|last| {
             let changed = *last != observed;
@@ -260,13 +282,13 @@ impl Slot {
             explained: BTreeMap::new(),
             collector: None,
             worker: None,
+            starting: None,
         }
     }
 
     /// The task was started, and is not known to have ended.
     fn runs(&self, rank: Rank) -> bool {
-        let status = self.replica.tasks.get(&rank).and_then(Option::as_ref);
-        status.is_some_and(|status| status.exit().is_none())
+        matches!(self.replica.tasks.get(&rank), Some(Some(TaskStatus::Running { .. })))
     }
 
     /// The tasks that were ever started.

@@ -1,15 +1,15 @@
 //! A replica as this agent knows it.
 //!
-//! `Queued → Preparing → Ready → Starting → Started → (Stopping →) Finishing → Ended → Removing`;
-//! `Refused` after a preparation that failed. `Preparing`, `Starting`, `Finishing` and `Removing` have
+//! `Queued → Preparing → Ready → Starting → (Cancelling →) Started → (Stopping →) Finishing → Ended → Removing`;
+//! `Refused` after a preparation that failed. `Preparing`, `Starting`, `Cancelling`, `Finishing` and `Removing` have
 //! a worker; the others wait for the plan.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use convoke_model::{
-    DesiredReplica, DeviceId, Explanation, ObservedReplica, ObservedTask, Rank, RankLayout, ReplicaKey,
-    ReplicaPhase, TaskPhase, Timestamp,
+    DesiredReplica, DeviceId, DeviceKind, Explanation, ObservedReplica, ObservedTask, Rank, RankLayout,
+    ReplicaKey, ReplicaPhase, TaskPhase, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,8 @@ pub enum Stage {
         explanation: Option<Box<Explanation>>,
     },
     Starting,
+    /// The start was given up; what it began is on its way.
+    Cancelling,
     /// At least one task was started; nothing is being done to them.
     Started,
     /// The tasks were asked to end, and should have by then.
@@ -88,14 +90,24 @@ impl Replica {
         &self.desired.placement.devices
     }
 
+    /// Those of its devices that must be proven clean after it.
+    pub fn gpus(&self) -> &[DeviceId] {
+        match self.desired.spec.devices.kind {
+            DeviceKind::Gpu => self.devices(),
+            DeviceKind::Cpu => &[],
+        }
+    }
+
     /// True while nobody else may have its devices, nor another generation of its job run.
     pub fn holds_devices(&self) -> bool {
         match &self.stage {
             Stage::Queued | Stage::Refused { .. } | Stage::Ended | Stage::Removing => self.any_live(),
-            Stage::Finishing => false,
+            // GPUs are held until they are proven clean.
+            Stage::Finishing => !self.gpus().is_empty(),
             Stage::Preparing
             | Stage::Ready(_)
             | Stage::Starting
+            | Stage::Cancelling
             | Stage::Started
             | Stage::Stopping { .. } => true,
         }
@@ -117,9 +129,11 @@ impl Replica {
                 retryable: *retryable,
                 explanation: explanation.clone(),
             },
-            Stage::Starting | Stage::Started | Stage::Stopping { .. } | Stage::Finishing => {
-                ReplicaPhase::Started
-            }
+            Stage::Starting
+            | Stage::Cancelling
+            | Stage::Started
+            | Stage::Stopping { .. }
+            | Stage::Finishing => ReplicaPhase::Started,
             Stage::Ended | Stage::Removing => ReplicaPhase::Ended,
         };
         let tasks = self
@@ -133,7 +147,7 @@ impl Replica {
 
 fn task_phase(status: Option<&TaskStatus>) -> TaskPhase {
     match status {
-        None => TaskPhase::Waiting,
+        None | Some(TaskStatus::Starting) => TaskPhase::Waiting,
         Some(TaskStatus::Running { pid, health }) => TaskPhase::Running { pid: *pid, health: *health },
         Some(TaskStatus::Exited(exit) | TaskStatus::Ended(exit)) => TaskPhase::Exited(exit.clone()),
     }

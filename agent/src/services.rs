@@ -2,23 +2,20 @@
 //! watches over its checkpoints and over what it uses, and its trainer socket.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use convoke_model::{Rank, Shards};
+use convoke_model::{Condition, Rank, Shards};
 use tokio::task::JoinSet;
+use tracing::warn;
 
 use crate::checkpoint::{Watch, Watcher};
+use crate::files::owed::Owed;
 use crate::host::Host;
 use crate::ledger::Record;
 use crate::runtime::TaskKey;
 use crate::socket::{Socket, World};
 use crate::telemetry::{Kind, Push};
 use crate::usage;
-use crate::work::{TaskPaths, checkpoints};
-
-/// How long an ended task's checkpoints may take to be stored. A coordinator that is away for
-/// longer starts the next generation from an older one.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
+use crate::work::{TaskPaths, about, checkpoints};
 
 /// Dropping it ends all of them.
 pub struct TaskServices {
@@ -65,20 +62,16 @@ impl TaskServices {
         self.usage.clone()
     }
 
-    /// Resolves when every finished checkpoint is stored, or will never be.
+    /// Resolves when every finished checkpoint is stored, or will not be soon.
     pub fn drain_checkpoints(&self) -> impl Future<Output = ()> + Send + use<> {
         let (host, task, checkpoints) = (self.host.clone(), self.task.clone(), self.checkpoints.clone());
         async move {
             let Some(checkpoints) = checkpoints else { return };
-            if tokio::time::timeout(DRAIN_TIMEOUT, checkpoints.drained()).await.is_err() {
-                host.conditions.raise(
-                    "CheckpointNotStored",
-                    &task.to_string(),
-                    format!(
-                        "{task} ended {} s ago and its last checkpoint is still not stored",
-                        DRAIN_TIMEOUT.as_secs()
-                    ),
-                );
+            tokio::select! {
+                () = checkpoints.drained() => {}
+                () = checkpoints.motion.stuck(host.link.there(), host.files.patience()) => {
+                    keep(&host, &task, &checkpoints);
+                }
             }
         }
     }
@@ -90,6 +83,20 @@ impl TaskServices {
             while self.pushes.join_next().await.is_some() {}
         }
     }
+}
+
+/// The next generation starts from an older one; what is not stored stays with the replica's directory.
+fn keep(host: &Host, task: &TaskKey, checkpoints: &Watch) {
+    let replica = &task.replica;
+    let mut message = format!(
+        "a checkpoint of {task} is not stored although its task has ended; it is in {} on node {}",
+        checkpoints.directory, host.node
+    );
+    match Owed::Checkpoint(task.rank).mark(&host.home.replica_dir(replica)) {
+        Ok(()) => message.push_str(", and is kept as the job's files are (--keep-files)"),
+        Err(error) => warn!(%task, "{error}; its checkpoint goes with its replica"),
+    }
+    host.warnings.raise(Condition::CHECKPOINT_NOT_STORED, &about(replica), message);
 }
 
 /// A task can train without its socket, so a failure is a condition and not the task's end.

@@ -8,6 +8,7 @@
 mod stream;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use convoke_model::{NodeInfo, ObservedState, TaskPhase};
@@ -19,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::conditions::Conditions;
 use crate::files::sight::Sight;
 use crate::ledger::Identity;
+use crate::link::Link;
 use crate::reconciler::Incoming;
 use crate::tunnel::Tunnels;
 
@@ -40,6 +42,8 @@ pub struct Session {
     pub tunnels: Tunnels,
     /// Says whether the node sees a directory of a submitter's.
     pub sight: Sight,
+    /// Told whether the coordinator is there.
+    pub link: Arc<Link>,
     /// What was logged of the failures since the last connection: an outage of an hour is one line,
     /// not thousands.
     pub said: String,
@@ -82,8 +86,10 @@ impl Session {
     /// Runs until `shutdown` begins, or until the coordinator refuses this agent for good.
     pub async fn run(mut self, mut shutdown: Shutdown) -> Result<(), Fatal> {
         let mut backoff = Backoff::default();
+        self.link.set_there(false);
         while !shutdown.has_begun() {
             let lost = self.connection(&mut shutdown, &mut backoff).await;
+            self.link.set_there(false);
             if matches!(lost, Lost::Ending) {
                 break;
             }

@@ -72,8 +72,8 @@ impl Socket {
 
 fn bind(directory: &Path, for_all: bool) -> io::Result<UnixListener> {
     fs::create_dir_all(directory)?;
-    let path = socket_in(directory);
-    // Nobody serves what is there: the state directory's lock is held.
+    // Beside the directory, in which the task could put a link in its place.
+    let path = directory.with_extension("n");
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -81,7 +81,45 @@ fn bind(directory: &Path, for_all: bool) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(&path)?;
     if for_all {
         // Who may get to it is decided by who may see its directory.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
     }
+    // Nobody serves what is there: the state directory's lock is held.
+    fs::rename(&path, socket_in(directory))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_link_that_the_task_puts_in_the_place_of_its_socket_opens_no_file_of_the_hosts() {
+        let place = tempfile::tempdir().unwrap();
+        let (directory, victim) = (place.path().join("0123"), place.path().join("shadow"));
+        fs::create_dir(&directory).unwrap();
+        fs::write(&victim, "root's").unwrap();
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+        let (socket, ended) = (socket_in(&directory), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let link = directory.join("link");
+                while !ended.load(Ordering::Relaxed) {
+                    symlink(&victim, &link).unwrap();
+                    fs::rename(&link, &socket).unwrap();
+                }
+            });
+            for _ in 0..500 {
+                // Whoever wins, the victim stays closed.
+                let _ = bind(&directory, true);
+            }
+            ended.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(fs::metadata(&victim).unwrap().permissions().mode() & 0o777, 0o600);
+        let listener = bind(&directory, true).unwrap();
+        assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o666);
+        drop(listener);
+    }
 }

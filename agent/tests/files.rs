@@ -14,7 +14,8 @@ use convoke_model::{Artifact, FileGrant, Generation, NodeId, NodeRank, Timestamp
 use convoke_tree::{Entry, Kind, Manifest};
 use support::{Coordinator, Node, bind, container, digest_of, names, tree, until};
 
-const COPIES: FilesConfig = FilesConfig { overlays: false, cache_limit: None, return_limit: None };
+const COPIES: FilesConfig =
+    FilesConfig { overlays: false, cache_limit: None, return_limit: None, keep: None, patience: None };
 
 /// A coordinator, a state directory, and a node that makes copies.
 async fn node() -> (Coordinator, tempfile::TempDir, Node) {
@@ -300,6 +301,28 @@ async fn the_cache_loses_what_was_not_used_for_longest_and_nothing_that_a_replic
     assert!(is_here("s"), "what others need stays");
     node.paths(&container("again", 1, vec![bind("./d", true, &trees[1])])).await;
     assert!(is_here(&contents[1]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_list_of_what_a_replica_uses_keeps_no_other_tree_in_the_cache() {
+    let (coordinator, directory) = (Coordinator::start().await, tempfile::tempdir().unwrap());
+    let config = FilesConfig { cache_limit: Some(0), ..COPIES };
+    let node = Node::new(directory.path(), &coordinator.url(), config);
+    let mut here = Vec::new();
+    for content in ["used", "named by nobody"] {
+        let replica = container(
+            content.split(' ').next().unwrap(),
+            1,
+            vec![bind("./d", true, &tree(&coordinator, &[("f", content)]))],
+        );
+        let mounted = node.paths(&replica).await.remove(0);
+        fs::write(node.replica_dir(&replica).join("files.json"), "{").unwrap();
+        here.push((replica, mounted, node.files.cache().path(digest_of(content.as_bytes()))));
+    }
+    let record = format!("{{\"mounts\": [\"{}\"]}}", here[0].1.display());
+    fs::write(node.replica_dir(&here[0].0).join("record.json"), record).unwrap();
+    node.files.cache().tidy().await.unwrap();
+    assert_eq!(here.iter().map(|(.., blob)| blob.exists()).collect::<Vec<_>>(), [true, false]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,15 +9,18 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use convoke_agent::files::FilesConfig;
 use convoke_agent::files::collect::Collector;
+use convoke_agent::files::kept::Kept;
 use convoke_model::{Collect, DesiredReplica};
 use convoke_proto::refusal;
 use support::{Coordinator, DEADLINE, Node, bind, container, names, tree, until};
 use tonic::Code;
 
-const COPIES: FilesConfig = FilesConfig { overlays: false, cache_limit: None, return_limit: None };
+const COPIES: FilesConfig =
+    FilesConfig { overlays: false, cache_limit: None, return_limit: None, keep: None, patience: None };
 
 /// A replica whose tasks could run, with `./out` writable and `a` and `b` in it.
 struct Story {
@@ -46,6 +49,10 @@ impl Story {
         let path = self.out.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
+    }
+
+    fn is_owed(&self) -> bool {
+        self.node.replica_dir(&self.replica).join("files-owed.json").exists()
     }
 
     /// What came back, by path below `./out`.
@@ -95,7 +102,10 @@ async fn at_the_end_all_that_differs_comes_back_and_nothing_else() {
         story.back(),
         expected(&[("./out/a", "changed"), ("./out/deep/er/new", "new"), ("./out/still open", "half")])
     );
-    assert!(names(&story.node.tell.warnings).is_empty());
+    let warnings = story.node.tell.warnings.list();
+    assert_eq!(names(&story.node.tell.warnings), ["OddFiles"]);
+    assert!(warnings[0].message.starts_with("2 links, FIFOs, sockets or devices"), "{warnings:?}");
+    assert!(warnings[0].message.contains("./out/link, ./out/socket"), "{warnings:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,7 +158,7 @@ async fn a_coordinator_that_refuses_for_now_gets_everything_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_generations_files_are_dropped_after_one_try() {
+async fn a_stale_generations_files_stay_after_one_try() {
     let story = Story::new(COPIES).await;
     let stale = refusal(Code::FailedPrecondition, "STALE_GENERATION", "generation 2 is current");
     story.coordinator.change(|m| m.files.refuse_report = Some(stale));
@@ -156,6 +166,7 @@ async fn a_stale_generations_files_are_dropped_after_one_try() {
     story.write("new", "new");
     drained(&collector).await;
     assert_eq!(story.coordinator.memory().files.reports, 1);
+    assert!(story.is_owed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +182,60 @@ async fn what_exceeds_the_limit_stays_and_is_told_with_the_way_out() {
     for part in ["large", "--return-limit", "node n1"] {
         assert!(warnings[0].message.contains(part), "{warnings:?}");
     }
-    assert!(story.out.join("large").exists());
+    assert!(story.out.join("large").exists() && story.is_owed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_is_not_read_and_goes_with_a_larger_limit() {
+    let mut story = Story::new(FilesConfig { return_limit: Some(10), ..COPIES }).await;
+    // Hashing it would take hours.
+    File::create(story.out.join("sparse")).unwrap().set_len(8 << 40).unwrap();
+    story.write("large", "more than ten");
+    let collector = story.collector().unwrap();
+    drained(&collector).await;
+    let warnings = story.node.tell.warnings.list();
+    assert!(warnings[0].message.starts_with("2 files with 8.0 TiB do not come back"), "{warnings:?}");
+    fs::remove_file(story.out.join("sparse")).unwrap();
+    drop(collector);
+    drop(story.node);
+    story.node = Node::again(story.directory.path(), &story.coordinator.url(), COPIES).await;
+    drained(&story.collector().unwrap()).await;
+    assert_eq!(story.back(), expected(&[("./out/large", "more than ten")]));
+    assert!(!story.is_owed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_lets_the_end_be_told_and_the_files_go_on_when_there_is_room() {
+    let story = Story::new(FilesConfig { patience: Some(Duration::from_millis(50)), ..COPIES }).await;
+    let full = refusal(Code::ResourceExhausted, "DISK_FULL", "the disk is full");
+    story.coordinator.change(|m| m.files.refuse_upload = Some(full));
+    let collector = story.collector().unwrap();
+    story.write("model", "weights");
+    drained(&collector).await;
+    let warnings = story.node.tell.warnings.list();
+    assert_eq!(warnings[0].name, "ReturningFiles");
+    let place = story.node.replica_dir(&story.replica).join("mounts").display().to_string();
+    for part in ["the disk is full", "node n1", "convoke pull", &place] {
+        assert!(warnings[0].message.contains(part), "{warnings:?}");
+    }
+    assert!(story.back().is_empty() && story.is_owed());
+    story.coordinator.change(|m| m.files.refuse_upload = None);
+    story.coordinator.wait("the file", |m| m.files.artifacts.first().cloned()).await;
+    until("nothing to be owed", || (!story.is_owed()).then_some(())).await;
+    assert!(names(&story.node.tell.warnings).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forgotten_jobs_files_stay_and_are_not_sent_again_and_again() {
+    let story = Story::new(COPIES).await;
+    let unknown = refusal(Code::NotFound, "UNKNOWN_JOB", "there is no job j");
+    story.coordinator.change(|m| m.files.refuse_report = Some(unknown));
+    let collector = story.collector().unwrap();
+    story.write("new", "new");
+    drained(&collector).await;
+    assert_eq!(story.coordinator.memory().files.reports, 1);
+    assert_eq!(names(&story.node.tell.warnings), ["FilesNotReturned"]);
+    assert!(story.is_owed() && story.out.join("new").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,4 +284,56 @@ async fn a_single_file_comes_back_under_the_mounts_own_name() {
     fs::write(&story.out, "lr: 0.2").unwrap();
     drained(&collector).await;
     assert_eq!(story.back(), expected(&[("./conf.yaml/", "lr: 0.2")]));
+}
+
+/// Its tasks have written `model`, it has ended and it goes while the coordinator's disk is full.
+async fn gone_with_a_full_disk(config: FilesConfig) -> (Story, Collector) {
+    let story = Story::new(FilesConfig { patience: Some(Duration::from_millis(50)), ..config }).await;
+    let full = refusal(Code::ResourceExhausted, "DISK_FULL", "the disk is full");
+    story.coordinator.change(|m| m.files.refuse_upload = Some(full));
+    let collector = story.collector().unwrap();
+    story.write("model", "weights");
+    drained(&collector).await;
+    assert!(story.node.files.keep(&story.replica.key()).await.unwrap());
+    (story, collector)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_home_outlives_its_replica_and_its_agent_until_it_is() {
+    let (mut story, collector) = gone_with_a_full_disk(COPIES).await;
+    let (key, directory) = (story.replica.key(), story.node.replica_dir(&story.replica));
+    drop(collector);
+    drop(story.node);
+    story.node = Node::again(story.directory.path(), &story.coordinator.url(), COPIES).await;
+    story.node.files.sweep(&Default::default());
+    assert_eq!(story.node.files.kept(), [key.clone()].into());
+    assert!(story.node.files.lay_out(&story.replica, "").await.is_err(), "nothing takes its place");
+    story.coordinator.change(|m| m.files.refuse_upload = None);
+    assert_eq!(story.node.files.clone().see_off(key, None).await, Kept::Home);
+    assert_eq!(story.back(), expected(&[("./out/model", "weights")]));
+    assert!(!directory.exists() && story.node.files.kept().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_for_too_long_is_given_up_by_name() {
+    let config = FilesConfig { keep: Some(Duration::ZERO), ..COPIES };
+    let (story, collector) = gone_with_a_full_disk(config).await;
+    let directory = story.node.replica_dir(&story.replica);
+    let kept = story.node.files.clone().see_off(story.replica.key(), Some(collector)).await;
+    assert_eq!((kept, directory.exists()), (Kept::GivenUp, false));
+    let warnings = story.node.tell.warnings.list();
+    assert_eq!(names(&story.node.tell.warnings), ["FilesGivenUp"]);
+    for part in ["j generation 1", &directory.display().to_string(), "--keep-files", "node n1"] {
+        assert!(warnings[0].message.contains(part), "{warnings:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_owes_nothing_is_not_kept() {
+    let story = Story::new(COPIES).await;
+    let collector = story.collector().unwrap();
+    story.write("model", "weights");
+    drained(&collector).await;
+    assert!(!story.node.files.keep(&story.replica.key()).await.unwrap());
+    assert!(story.out.exists(), "that is for the removal");
 }

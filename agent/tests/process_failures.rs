@@ -7,7 +7,7 @@ use std::fs::File;
 use std::process::Command;
 use std::time::Duration;
 
-use convoke_agent::runtime::{Runtime as _, TaskStatus};
+use convoke_agent::runtime::{Runtime as _, RuntimeError, TaskStatus};
 use convoke_agent::spool::MAX_LINE;
 use convoke_model::ExitStatus;
 use host::Host;
@@ -76,6 +76,22 @@ fn a_shim_killed_while_no_agent_ran_is_found_by_the_next_agent() {
         assert_eq!(host.ended(&task).await.status, ExitStatus::Unknown);
     });
     assert_eq!(host::sleepers(&["8000", "8001"]), Vec::<i32>::new());
+}
+
+#[tokio::test]
+async fn a_start_that_is_given_up_is_known_until_nothing_of_it_is_left() {
+    let host = Host::with_held_shims("go");
+    let spec = host.spec(0, "trap '' TERM; while :; do sleep 5000; done");
+    let task = spec.key.clone();
+    assert!(futures::poll!(std::pin::pin!(host.runtime.start(spec))).is_pending());
+    // The start was dropped.
+    assert_eq!(host.runtime.status(&task), Some(TaskStatus::Starting));
+    assert!(matches!(host.runtime.remove(&task).await, Err(RuntimeError::StillRunning(_))));
+    host.runtime.stop(&task, Duration::ZERO).await.unwrap();
+    File::create(host.path("go")).unwrap();
+    let exit = host.ended(&task).await;
+    assert_eq!((exit.status, exit.stopped), (ExitStatus::Signal(9), true));
+    assert_eq!(host::sleepers(&["5000"]), Vec::<i32>::new());
 }
 
 #[tokio::test]

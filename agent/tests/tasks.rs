@@ -8,7 +8,7 @@ use std::fs;
 use convoke_model::{
     DesiredReplica, ExitStatus, ObservedReplica, ReplicaGoal, ReplicaPhase, TaskExit, TaskPhase,
 };
-use support::{Coordinator, Site, running, shell, stopped, until};
+use support::{Coordinator, Site, running, running_at, shell, stopped, until};
 
 fn exits(replica: &ObservedReplica) -> Option<Vec<TaskExit>> {
     let exit = |phase: &TaskPhase| match phase {
@@ -102,6 +102,38 @@ async fn stopping_ends_the_whole_group_and_leaves_no_orphan() {
     assert!(exits[0].stopped, "{exits:?}");
     assert_eq!(exits[0].status, ExitStatus::Signal(9));
     assert!(!is_alive(&pid), "the child outlived its task");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_gives_a_start_up_that_waits_for_its_peers() {
+    let (coordinator, site) = (Coordinator::start().await, Site::new());
+    let _agent = site.agent(&coordinator.url());
+    // It takes connections and never answers.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    mute.set_nonblocking(true).unwrap();
+    let mut replica = shell("j", 1, &["cpu-0"], "true");
+    replica.node_count = 2;
+    let own = running(&replica);
+    let ReplicaGoal::Running(mut rendezvous) = own.goal.clone() else { unreachable!() };
+    let mut peer = rendezvous.peers[0].clone();
+    peer.node = convoke_model::NodeId::new("n2").unwrap();
+    peer.probe_port = Some(mute.local_addr().unwrap().port());
+    rendezvous.peers.push(peer);
+    coordinator.want(&[running_at(&replica, rendezvous)]);
+    let asked = until("the probe", || mute.accept().ok()).await;
+    coordinator.want(&[stopped(&replica, 60_000)]);
+    let over = |r: &ObservedReplica| match &r.phase {
+        ReplicaPhase::Ended | ReplicaPhase::Refused { .. } => {
+            Some((r.phase.clone(), r.tasks[0].phase.clone()))
+        }
+        _ => None,
+    };
+    let end = coordinator.wait_replica(&replica, "the end", over).await;
+    assert_eq!(end, (ReplicaPhase::Ended, TaskPhase::Waiting));
+    // A start that goes on is refused in the end: the peer is not reached.
+    let log = site.log();
+    assert!(log.contains("its start is given up") && !log.contains("cannot reach node n2"), "{log}");
+    drop(asked);
 }
 
 #[tokio::test(flavor = "multi_thread")]

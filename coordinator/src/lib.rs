@@ -6,6 +6,7 @@ mod clock;
 mod data_dir;
 mod database;
 mod files;
+mod gpus;
 mod hashed;
 mod ledger;
 mod lifeline;

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use crate::api::{Context, Identity, routes};
 use crate::data_dir::{DataDir, DataDirError, sync_dir};
 use crate::files::{Blobs, Catalogue, Files, sweep};
+use crate::gpus::GpuSamples;
 use crate::ledger::{Ledger, LedgerError};
 use crate::owner::{Outlets, OwnerThread, StartError};
 use crate::questions::Questions;
@@ -151,7 +152,6 @@ fn start(options: &ServeOptions, data_dir: &DataDir, stopping: Shutdown) -> Resu
     let (owner, owner_thread) = prepared.start()?;
     tokio::spawn(collect(store.clone(), telemetry.clone(), files.clone(), owner.clone(), garbage));
     tokio::spawn(sweep(files.clone(), owner.clone(), stopping.clone()));
-    let (tunnels, questions) = (Tunnels::default(), Questions::default());
     let context = Context {
         owner,
         outlets,
@@ -159,8 +159,9 @@ fn start(options: &ServeOptions, data_dir: &DataDir, stopping: Shutdown) -> Resu
         store,
         files,
         telemetry,
-        tunnels,
-        questions,
+        gpus: GpuSamples::default(),
+        tunnels: Tunnels::default(),
+        questions: Questions::default(),
         shutdown: stopping,
         identity,
     };

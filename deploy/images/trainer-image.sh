@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes an image of a built convoke-trainer and the C library it was linked against: for tests, and
-# for hosts that reach no image registry. CUDA's libraries are not in it; see Dockerfile for those.
+# for hosts that reach no image registry. CUDA's libraries are not in it (see Dockerfile for those),
+# only what they need of the C library: a host's NVRTC and NCCL may be mounted.
 # Usage: deploy/images/trainer-image.sh [BINARY [IMAGE]]
 #        By default the newer of target/release and target/debug, as convoke-trainer:test.
 set -euo pipefail
@@ -18,6 +19,10 @@ image=${2:-convoke-trainer:test}
 # Every library by the path that the loader has for it, and the loader itself.
 mapfile -t libraries < <(ldd "$binary" | grep -o '/[^ ]*' | sort)
 ((${#libraries[@]})) || die "ldd names no library of $binary; is it a program for this machine?"
+for library in libpthread.so.0 librt.so.1 libdl.so.2 libstdc++.so.6; do
+  file=$(dirname "$(printf '%s\n' "${libraries[@]}" | grep -m 1 '/libc\.so')")/$library
+  if [[ -e $file ]]; then libraries+=("$file"); fi
+done
 hash=$(cat "$binary" "${libraries[@]}" "$0" | sha256sum | cut -c 1-16)
 label=convoke.trainer.content
 if [[ $(docker image inspect --format "{{index .Config.Labels \"$label\"}}" "$image" 2>/dev/null) == "$hash" ]]; then

@@ -16,6 +16,7 @@ fn explanation(line: &str) -> Box<Explanation> {
         evidence: vec![line.to_owned(); 2],
         advice: "raise `deploy.resources.limits.memory`".to_owned(),
         key: Some("deploy.resources.limits.memory".to_owned()),
+        rank: Some(Rank(3)),
     })
 }
 

@@ -132,7 +132,7 @@ fn container() -> impl Strategy<Value = ContainerOptions> {
         grants(),
         grants(),
         btree_map(text(), condition, 0..3),
-        (of(text()), of(tree())),
+        (of(text()), of(tree()), texts(), texts(), map(), texts()),
     );
     (names, lists, rest).prop_map(|(names, lists, rest)| ContainerOptions {
         container_name: names.0,
@@ -158,6 +158,10 @@ fn container() -> impl Strategy<Value = ContainerOptions> {
         depends_on: rest.9,
         image_digest: rest.10.0,
         image_content: rest.10.1,
+        dns: rest.10.2,
+        group_add: rest.10.3,
+        sysctls: rest.10.4,
+        external_volumes: rest.10.5.into_iter().collect(),
     })
 }
 
@@ -176,10 +180,13 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         any::<i32>(),
         vec(constraint(), 0..3),
     );
-    let restart =
-        (of(any::<u32>()), of(any::<u32>()), duration()).prop_map(|(infrastructure, application, delay)| {
-            RestartPolicy { infrastructure, application, delay }
-        });
+    let restart = (of(any::<u32>()), of(any::<u32>()), duration(), any::<bool>());
+    let restart = restart.prop_map(|(infrastructure, application, delay, after_success)| RestartPolicy {
+        infrastructure,
+        application,
+        delay,
+        after_success,
+    });
     let checkpoint = (of(text()), 1u32.., select(vec![Shards::RankZero, Shards::All]))
         .prop_map(|(dir, keep, shards)| CheckpointPolicy { dir, keep, shards });
     let life = (

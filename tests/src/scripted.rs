@@ -31,6 +31,7 @@ pub fn hello(node: &str, instance: &str, slots: u32) -> v1::Hello {
         kind: v1::DeviceKind::Cpu.into(),
         model: "CPU slot".to_owned(),
         memory: 0,
+        gpu: None,
     };
     v1::Hello {
         protocol_version: PROTOCOL_VERSION,

@@ -135,6 +135,13 @@ impl AgentService for Script {
         Ok(Response::new(Box::pin(request.into_inner().map(acknowledge))))
     }
 
+    async fn report_gpus(
+        &self,
+        _: Request<v1::ReportGpusRequest>,
+    ) -> Result<Response<v1::ReportGpusResponse>, Status> {
+        Ok(Response::new(v1::ReportGpusResponse {}))
+    }
+
     async fn publish_unique_id(
         &self,
         _: Request<v1::PublishUniqueIdRequest>,

@@ -37,7 +37,11 @@ impl Job {
             }),
             layout: v1::RankLayout::PerGpu.into(),
             framework: v1::Framework::Torch.into(),
-            restart: Some(v1::RestartPolicy { infrastructure: Some(3), application: Some(0), delay_ms: 0 }),
+            restart: Some(v1::RestartPolicy {
+                infrastructure: Some(3),
+                application: Some(0),
+                ..Default::default()
+            }),
             stop_signal: 15,
             stop_grace_ms: 10_000,
             failure_grace_ms: 2_000,

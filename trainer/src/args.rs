@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use convoke_trainer::device::Precision;
 
 /// Trains a small convolutional network on MNIST's digits: alone, or as one rank of a Convoke job.
 #[derive(Debug, Parser)]
@@ -18,6 +19,17 @@ pub(crate) struct Args {
     /// Samples per rank and step.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) batch: u32,
+    /// What to train on; `auto` is the GPU where there is one.
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
+    pub(crate) device: DeviceChoice,
+    /// Of the operands of products; sums and parameters always have 32 bits. By default tf32 on a GPU and
+    /// fp32 on a CPU, which otherwise rounds as a GPU would.
+    #[arg(long, value_enum)]
+    pub(crate) precision: Option<PrecisionChoice>,
+    /// Takes so many steps on a GPU with everything off but checkpoints, if asked for, prints samples a second and what each
+    /// kernel takes, and trains nothing.
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) bench: Option<u64>,
     /// Initial parameters and order of the samples; a resumed run keeps its checkpoint's.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
@@ -37,6 +49,32 @@ pub(crate) struct Args {
     pub(crate) failure: Failure,
 }
 
+/// Kinds of device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DeviceChoice {
+    Cpu,
+    Cuda,
+    Auto,
+}
+
+/// How operands are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PrecisionChoice {
+    Fp32,
+    Tf32,
+    Bf16,
+}
+
+impl From<PrecisionChoice> for Precision {
+    fn from(choice: PrecisionChoice) -> Self {
+        match choice {
+            PrecisionChoice::Fp32 => Self::Fp32,
+            PrecisionChoice::Tf32 => Self::Tf32,
+            PrecisionChoice::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 const EXIT_CODES: &str = "Exit codes:
   0    trained to the end
   1    failed: the last line on stderr says why
@@ -45,6 +83,10 @@ const EXIT_CODES: &str = "Exit codes:
   143  stopped by SIGTERM or SIGINT; all ranks stopped after the same step, and rank 0 saved it";
 
 impl Args {
+    pub(crate) fn precision(&self, default: Precision) -> Precision {
+        self.precision.map_or(default, Into::into)
+    }
+
     pub(crate) fn peer_timeout(&self) -> Duration {
         Duration::from_secs(self.peer_timeout)
     }

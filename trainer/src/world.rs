@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cudarc::driver::CudaContext;
+
 use crate::agent::{Agent, AgentError};
+use crate::collective::nccl::Nccl;
 use crate::collective::tcp::{Options, Ring};
 use crate::collective::{ConnectError, MemoryExchange};
 use crate::metrics::Metrics;
@@ -128,9 +131,8 @@ impl World {
         }
     }
 
-    /// A communicator over all ranks. A peer that moves no byte for `timeout` counts as lost.
-    pub fn ring(&self, timeout: Duration) -> Result<Ring, ConnectError> {
-        let options = Options {
+    fn options(&self, timeout: Duration) -> Options {
+        Options {
             rank: self.rank,
             world_size: self.world_size,
             address: self.address,
@@ -139,10 +141,25 @@ impl World {
             // coordinator, which may be restarting, and a host may have a large data set to page in.
             connect_timeout: Duration::from_secs(300),
             timeout,
-        };
+        }
+    }
+
+    /// A communicator over all ranks. A peer that moves no byte for `timeout` counts as lost.
+    pub fn ring(&self, timeout: Duration) -> Result<Ring, ConnectError> {
+        let options = self.options(timeout);
         match &self.agent {
             Some(agent) => Ring::connect(&options, agent.as_ref()),
             None => Ring::connect(&options, &MemoryExchange::default()),
+        }
+    }
+
+    /// A communicator over all ranks' GPUs, `context`'s being this one's. A step that other ranks do not
+    /// take within `timeout` ends it.
+    pub fn nccl(&self, context: &Arc<CudaContext>, timeout: Duration) -> Result<Nccl, ConnectError> {
+        let options = self.options(timeout);
+        match &self.agent {
+            Some(agent) => Nccl::connect(&options, agent.as_ref(), context),
+            None => Nccl::connect(&options, &MemoryExchange::default(), context),
         }
     }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use convoke_trainer::checkpoint::Draft;
 use convoke_trainer::collective::tcp::Ring;
 use convoke_trainer::mnist::Trainer;
+use convoke_trainer::mnist::run::Device as _;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -49,9 +50,9 @@ fn a_checkpoint_has_the_names_and_shapes_of_pytorchs_state_dict() {
 fn what_was_saved_is_what_is_resumed() {
     let (_directory, path) = saved();
     let mut other = trainer(2);
-    assert_ne!(other.parameters, trainer(1).parameters);
+    assert_ne!(other.state.parameters, trainer(1).state.parameters);
     assert_eq!(other.resume(&path).unwrap(), None);
-    assert_eq!(other.parameters, trainer(1).parameters);
+    assert_eq!(other.state.parameters, trainer(1).state.parameters);
     assert_eq!(other.progress, trainer(1).progress);
 }
 
@@ -61,7 +62,7 @@ fn an_earlier_checkpoint_of_the_same_step_is_replaced_and_nothing_else_is_left()
     trainer(2).save(directory.path()).unwrap();
     let mut resumed = trainer(3);
     resumed.resume(&path).unwrap();
-    assert_eq!(resumed.parameters, trainer(2).parameters);
+    assert_eq!(resumed.state.parameters, trainer(2).state.parameters);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 

@@ -12,7 +12,7 @@ use convoke_trainer::collective::MemoryExchange;
 use convoke_trainer::collective::tcp::{Options, Ring};
 use convoke_trainer::metrics::Metrics;
 use convoke_trainer::mnist::network::PIXELS;
-use convoke_trainer::mnist::run::{End, Plan, train};
+use convoke_trainer::mnist::run::{Device as _, End, Plan, train};
 use convoke_trainer::mnist::{Digits, Trainer};
 
 const PATIENT: Duration = Duration::from_secs(30);
@@ -96,6 +96,7 @@ fn run(setup: Setup<'_>) -> (End, Vec<Vec<u32>>) {
         let stop = Arc::new(AtomicBool::new(false));
         let plan = Plan {
             epochs: EPOCHS,
+            began: std::time::Instant::now(),
             checkpoint_every: None,
             checkpoint_dir: Some(setup.directory.to_owned()),
             stop: Arc::clone(&stop),
@@ -107,7 +108,7 @@ fn run(setup: Setup<'_>) -> (End, Vec<Vec<u32>>) {
             }
         };
         let end = train(&mut trainer, &digits, &plan, &mut Metrics::nowhere(), before_step).unwrap();
-        (end, trainer.parameters.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+        (end, trainer.state.parameters.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
     });
     let end = all[0].0;
     assert!(all.iter().all(|one| one.0 == end), "ranks ended differently");

@@ -23,8 +23,10 @@ pub struct Evidence<'a> {
     pub exit: ExitStatus,
     /// The kernel killed some process of the task for memory.
     pub oom_killed: bool,
-    /// Convoke had asked it to stop before it ended.
-    pub stopped: bool,
+    /// Convoke had asked it to stop before it ended, when it had said so many lines of `tail`.
+    pub stopped: Option<usize>,
+    /// Its first rank, and how many it has.
+    pub ranks: Option<(u32, u32)>,
     /// Bytes it may use, and the most that it used.
     pub memory_limit: Option<u64>,
     pub memory_peak: Option<u64>,
@@ -49,7 +51,8 @@ impl Evidence<'_> {
         Self {
             exit,
             oom_killed: false,
-            stopped: false,
+            stopped: None,
+            ranks: None,
             memory_limit: None,
             memory_peak: None,
             shm_size: None,

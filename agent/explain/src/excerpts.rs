@@ -1,7 +1,8 @@
 //! The rules against real output: every file of `tests/excerpts/` is told as its header says.
 //!
 //! A file has `name: value` lines, `---`, and then the task's lines, `o|` before those of stdout and
-//! `e|` before those of stderr. `what` says where it is from; `cause`, `key` and `says` (words of the
+//! `e|` before those of stderr. `what` says where it is from; `stopped` is the number of lines before Convoke's stop, `ranks` the task's first rank
+//! and their number; `cause`, `key`, `rank` and `says` (words of the
 //! summary or the evidence; several) say what is expected.
 
 use std::fmt::Write as _;
@@ -72,7 +73,11 @@ impl Excerpt {
         Evidence {
             exit,
             oom_killed: self.get("oom_killed").is_some(),
-            stopped: self.get("stopped").is_some(),
+            stopped: self.number("stopped").map(|lines| usize::try_from(lines).unwrap()),
+            ranks: self
+                .get("ranks")
+                .map(|v| v.split_once(' ').unwrap())
+                .map(|(f, n)| (f.parse().unwrap(), n.parse().unwrap())),
             memory_limit: self.number("memory_limit"),
             memory_peak: self.number("memory_peak"),
             shm_size: self.number("shm_size"),
@@ -95,14 +100,18 @@ impl Excerpt {
         let text = told.as_ref().map(crate::Explanation::to_text).unwrap_or_default();
         let mut says = self.header.iter().filter(|(k, _)| k == "says").map(|(_, v)| v);
         let missing = says.find(|says| !text.contains(says.as_str()));
-        let wanted = (self.get("cause").unwrap(), self.get("key"));
+        let rank = told.as_ref().and_then(|told| told.rank).map(u64::from);
+        let wanted = (self.get("cause").unwrap(), self.get("key"), self.number("rank"));
         // `?` stands for a name without a value.
         let odd = told.is_some_and(|told| {
             told.evidence.len() > MAX_EVIDENCE || told.summary.contains('?') || told.advice.contains('?')
         });
-        let right = (cause, key) == wanted && missing.is_none() && !odd;
+        let right = (cause, key, rank) == wanted && missing.is_none() && !odd;
         (!right).then(|| {
-            format!("{}: wanted {wanted:?}, and {missing:?} in\n{cause} {key:?}\n{text}\n", self.name)
+            format!(
+                "{}: wanted {wanted:?}, and {missing:?} in\n{cause} {key:?} {rank:?}\n{text}\n",
+                self.name
+            )
         })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use convoke_model::Rank;
+
 /// Why a task ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
@@ -15,14 +17,16 @@ pub struct Explanation {
     pub advice: String,
     /// The job file's key to change, as a path in the service: `deploy.resources.limits.memory`.
     pub key: Option<&'static str>,
+    /// The rank that it is about, where the evidence names the task's ranks.
+    pub rank: Option<u32>,
 }
 
 /// Within the bounds of the ledger.
 impl From<Explanation> for convoke_model::Explanation {
     fn from(explanation: Explanation) -> Self {
-        let Explanation { cause, summary, evidence, advice, key } = explanation;
+        let Explanation { cause, summary, evidence, advice, key, rank } = explanation;
         let (cause, key) = (cause.to_owned(), key.map(str::to_owned));
-        Self { cause, summary, evidence, advice, key }.bounded()
+        Self { cause, summary, evidence, advice, key, rank: rank.map(Rank) }.bounded()
     }
 }
 

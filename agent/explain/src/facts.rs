@@ -30,7 +30,6 @@ pub(crate) fn fact(findings: &Findings<'_>, name: &str) -> Option<String> {
         "address" => evidence.data_address.map(str::to_owned),
         "node" => evidence.node.map(str::to_owned),
         "error" => findings.engine.first().map(|line| (*line).to_owned()),
-        "worker" => findings.worker.as_ref()?.rank.map(|rank| rank.to_string()),
         "worker_code" => findings.worker.as_ref().map(|worker| worker.exit.to_string()),
         "exception" => exception(findings, false),
         "ended_by" => exception(findings, true),

@@ -7,7 +7,7 @@ use crate::rules::Blame;
 use crate::table::{Table, table};
 use crate::tail::{self, Said, Worker};
 use crate::traceback::{self, Chain, Weight};
-use crate::worker::{FailedWorker, failed_worker};
+use crate::worker::{FailedWorker, failed_workers};
 
 /// Without a traceback, a program's own words about its end are among its last lines. A crash
 /// report of JAX's (a stack of 25 lines after the message) is the longest that was seen.
@@ -43,16 +43,41 @@ impl<'a> Findings<'a> {
             evidence.runtime_error.into_iter().flat_map(str::lines).take(LAST_LINES).collect();
         let chains = traceback::chains(&lines);
         let hits = hits(table, lines.iter().map(|l| l.text.as_str()), false);
-        let chain = choose(table, &chains, &hits);
-        let failure = failure(&lines, &chains, chain.as_ref(), &hits);
-        let worker = failed_worker(&lines, &chains);
+        let workers = failed_workers(&lines, &chains);
+        let mut chain = choose(table, &chains, &hits);
+        let mut worker = workers.first().cloned();
+        let lost = |chain: &Chain| blame(table, chain, &hits) > Blame::Own;
+        if chain.as_ref().is_none_or(lost)
+            && let Some(own) =
+                workers.iter().find(|w| failed_alone(w, &lines, chains.iter().filter(|c| lost(c))))
+        {
+            // Whose end took the others along has no traceback.
+            (chain, worker) = (None, Some(own.clone()));
+        }
+        let failure = failure(&lines, &chains, chain.as_ref(), worker.as_ref(), &hits);
         let engine_hits = self::hits(table, engine.iter().map(|l| tail::cut(l, tail::MAX_LINE)), true);
         Self { evidence, lines, engine, chain, worker, hits, failure, engine_hits }
     }
 
     /// The signal that ended the task, or the worker that failed first.
     pub(crate) fn signal(&self) -> Option<i32> {
-        signal(self.evidence.exit).or_else(|| self.worker.as_ref()?.signal())
+        let own = self.evidence.stopped.is_none().then(|| signal(self.evidence.exit)).flatten();
+        own.or_else(|| self.worker.as_ref()?.signal())
+    }
+
+    /// Of a task that was asked to stop: it had failed by itself. The kernel says so, or its launcher of a worker,
+    /// or a traceback from before it was asked, unless it ended by the very signal.
+    fn failed_before_its_stop(&self) -> bool {
+        let Some(before) = self.evidence.stopped else { return false };
+        let before = before.saturating_sub(self.evidence.tail.len().saturating_sub(self.lines.len()));
+        let by_the_signal = self.evidence.exit.is_success() || signal(self.evidence.exit) == Some(15);
+        let raised = |chain: &Chain| {
+            let of_a_worker = self.lines[chain.start()].worker.is_some();
+            chain.weight == Weight::Plain && chain.start() < before && (of_a_worker || !by_the_signal)
+        };
+        self.evidence.oom_killed
+            || self.worker.as_ref().is_some_and(FailedWorker::failed_by_itself)
+            || self.chain.as_ref().is_some_and(raised)
     }
 
     /// Whether a rule holds, and where its words stand.
@@ -64,7 +89,7 @@ impl<'a> Findings<'a> {
         let evidence = self.evidence;
         let bare = |holds: bool| holds.then_some(None);
         match rule.on {
-            On::Stopped => bare(evidence.stopped),
+            On::Stopped => bare(evidence.stopped.is_some() && !self.failed_before_its_stop()),
             On::OomKilled => bare(evidence.oom_killed),
             On::Lost => bare(evidence.exit == Unknown),
             On::Signal(signal) => bare(self.signal() == Some(signal)),
@@ -99,7 +124,7 @@ impl<'a> Findings<'a> {
         match (hit.map(|hit| hit.line), &self.chain) {
             (Some(line), _) => self.lines[line].worker,
             (None, Some(chain)) => self.lines[chain.start()].worker,
-            (None, None) => self.worker.as_ref()?.rank.map(Worker::Rank),
+            (None, None) => self.worker.as_ref()?.name(),
         }
     }
 }
@@ -121,24 +146,47 @@ fn first(hits: &[Hit], rule: usize) -> Option<Option<Hit>> {
 /// The chain that ended the program: the first of those with a cause of their own; one that the
 /// program survived, or that only says that it lost another worker, counts behind the others.
 fn choose(table: &Table, chains: &[Chain], hits: &[Hit]) -> Option<Chain> {
-    let blame = |chain: &Chain| {
-        let lines: Vec<usize> = chain.messages().collect();
-        Blame::of(table.cause_of(hits.iter().filter(|h| lines.contains(&h.line)).copied()))
-    };
     chains
         .iter()
         .filter(|chain| chain.weight < Weight::Launcher)
-        .min_by_key(|chain| (blame(chain), chain.weight, chain.start()))
+        .min_by_key(|chain| (blame(table, chain, hits), chain.weight, chain.start()))
         .cloned()
 }
 
+fn blame(table: &Table, chain: &Chain, hits: &[Hit]) -> Blame {
+    let lines: Vec<usize> = chain.messages().collect();
+    Blame::of(table.cause_of(hits.iter().filter(|h| lines.contains(&h.line)).copied()))
+}
+
+/// True of a worker that failed by itself and none of whose tracebacks, `lost`, says that it lost another one. A
+/// traceback that names no worker may be of any that did not die by a signal.
+fn failed_alone<'c>(
+    worker: &FailedWorker,
+    lines: &[Said],
+    mut lost: impl Iterator<Item = &'c Chain>,
+) -> bool {
+    let of_it = |chain: &Chain| match lines[chain.start()].worker {
+        Some(name) => worker.is(name),
+        None => worker.signal().is_none(),
+    };
+    worker.failed_by_itself() && !lost.any(of_it)
+}
+
 /// The hits that are about the program's end.
-fn failure(lines: &[Said], chains: &[Chain], chain: Option<&Chain>, hits: &[Hit]) -> Vec<Hit> {
+fn failure(
+    lines: &[Said],
+    chains: &[Chain],
+    chain: Option<&Chain>,
+    worker: Option<&FailedWorker>,
+    hits: &[Hit],
+) -> Vec<Hit> {
     let about: Vec<usize> = if let Some(chain) = chain {
         chain.messages().collect()
     } else {
-        let launcher: Vec<usize> = chains.iter().flat_map(Chain::lines).collect();
-        (0..lines.len()).rev().filter(|at| !launcher.contains(at)).take(LAST_LINES).collect()
+        let raised: Vec<usize> = chains.iter().flat_map(Chain::lines).collect();
+        let others =
+            |at: &usize| lines[*at].worker.zip(worker).is_some_and(|(name, worker)| !worker.is(name));
+        (0..lines.len()).rev().filter(|at| !raised.contains(at) && !others(at)).take(LAST_LINES).collect()
     };
     hits.iter().filter(|hit| about.contains(&hit.line)).copied().collect()
 }
@@ -164,6 +212,57 @@ mod tests {
         let own = ["ERROR: giving up", HEADER, FRAME, "ValueError: loss is NaN"];
         assert_eq!(summary(&[&lost[..], &own].concat()), "ValueError: loss is NaN");
         assert!(summary(&lost).starts_with("another rank went away"));
+    }
+
+    fn stopped(exit: ExitStatus, before: usize, lines: &[&str]) -> crate::Explanation {
+        let tail: Vec<Line<'_>> = lines.iter().map(|text| Line { source: Source::Stderr, text }).collect();
+        let evidence =
+            Evidence { tail: &tail, stopped: Some(before), ranks: Some((2, 2)), ..Evidence::new(exit) };
+        explain(&evidence).unwrap()
+    }
+
+    #[test]
+    fn what_failed_before_it_was_stopped_did_so_by_itself() {
+        use ExitStatus::{Code, Signal};
+        let raised = [HEADER, FRAME, "ValueError: loss is NaN"];
+        assert_eq!(stopped(Code(1), 3, &raised).cause, "PythonException");
+        assert_eq!(stopped(Signal(9), 3, &raised).cause, "PythonException", "it hung in its end");
+        assert_eq!(stopped(Code(1), 0, &raised).cause, "Stopped", "it raised because it was stopped");
+        assert_eq!(stopped(Signal(15), 3, &raised).cause, "Stopped", "it had gone on after that");
+        let of_a_worker = raised.map(|line| format!("[default1]:{line}"));
+        let told = stopped(Signal(15), 3, &of_a_worker.each_ref().map(String::as_str));
+        assert_eq!((told.cause, told.rank), ("PythonException", Some(3)));
+    }
+
+    #[test]
+    fn a_launchers_first_word_on_a_worker_is_enough_where_it_came_to_no_more() {
+        let word =
+            |exit| format!("ERROR:api:failed (exitcode: {exit}) local_rank: 1 (pid: 9) of binary: python3");
+        let told = stopped(ExitStatus::Signal(9), 1, &[&word(-11)]);
+        assert_eq!((told.cause, told.rank), ("Segfault", Some(3)));
+        assert_eq!(stopped(ExitStatus::Code(1), 1, &[&word(-15)]).cause, "Stopped");
+        let signalled = [HEADER, FRAME, "torch.api.SignalException: Process 7 got signal: 15"];
+        assert_eq!(stopped(ExitStatus::Code(1), 0, &signalled).cause, "Stopped");
+    }
+
+    #[test]
+    fn of_workers_that_failed_at_once_the_one_that_lost_no_other_counts() {
+        let lost =
+            [HEADER, FRAME, "RuntimeError: [tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:31962"];
+        let lost = lost.map(|line| format!("[default0]:{line}"));
+        let row = |rank, exit| {
+            [
+                format!("  rank      : {} (local_rank: {rank})", rank + 2),
+                format!("  exitcode  : {exit} (pid: 8)"),
+            ]
+        };
+        let (root, others) = ("Root Cause (first observed failure):".to_owned(), "Failures:".to_owned());
+        let table = [&lost[..], &[others], &row(1, -11), &[root], &row(0, 1)].concat();
+        let lines: Vec<&str> = table.iter().map(String::as_str).collect();
+        let told = stopped(ExitStatus::Code(1), lines.len(), &lines);
+        assert_eq!((told.cause, told.rank), ("Segfault", Some(3)));
+        let told = stopped(ExitStatus::Code(1), 3, &lines[..3]);
+        assert_eq!((told.cause, told.rank), ("PeerLost", Some(2)));
     }
 
     #[test]

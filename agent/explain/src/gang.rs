@@ -2,7 +2,7 @@
 
 use convoke_model::{ExitStatus, Rank, Timestamp};
 
-use crate::rules::Blame;
+use crate::rules::{Blame, is_stop};
 use crate::signal;
 
 /// How one task of a gang ended.
@@ -16,6 +16,13 @@ pub struct Ended<'a> {
     pub stopped: bool,
     /// The cause in its explanation, if there is one.
     pub cause: Option<&'a str>,
+}
+
+impl Ended<'_> {
+    /// That Convoke stopped it is all that is known of why it ended.
+    pub fn only_followed(&self) -> bool {
+        self.stopped && self.cause.is_none_or(is_stop)
+    }
 }
 
 /// The rank whose end is the gang's cause, and the ranks that it took along.
@@ -37,13 +44,13 @@ pub struct Consequence {
 /// Picks the task that failed first; None when none failed by itself.
 ///
 /// A task that says only that it lost another one, or did not meet it, is behind every task with a
-/// cause of its own, whatever the times: they are of several clocks. Among equals the earliest comes
-/// first, and in the same millisecond one whose cause is known.
+/// cause of its own, whatever the times: they are of several clocks. Among equals one that ended
+/// before it was asked to stop comes first, then the earliest, and in the same millisecond one whose cause is known.
 pub fn first_failure(tasks: &[Ended<'_>]) -> Option<FirstFailure> {
     let failed = || tasks.iter().filter(|task| !task.status.is_success());
     let first = failed()
-        .filter(|task| !task.stopped)
-        .min_by_key(|task| (Blame::of(task.cause), task.at, task.cause.is_none(), task.rank))?;
+        .filter(|task| !task.only_followed())
+        .min_by_key(|task| (Blame::of(task.cause), task.stopped, task.at, task.cause.is_none(), task.rank))?;
     let mut consequences: Vec<Consequence> =
         failed().filter(|task| task.rank != first.rank).map(consequence).collect();
     consequences.sort_by_key(|consequence| consequence.rank);
@@ -103,6 +110,12 @@ mod tests {
     fn where_all_lost_each_other_the_earliest_is_named_and_a_stop_is_no_failure() {
         let tasks = [ended(0, 30, Some("PeerLost")), ended(1, 20, Some("CollectiveTimeout"))];
         assert_eq!(first_failure(&tasks).unwrap().rank, Rank(1));
+        let own = Ended { stopped: true, ..ended(2, 10, Some("Segfault")) };
+        assert_eq!(
+            first_failure(&[tasks[0], tasks[1], own]).unwrap().rank,
+            Rank(2),
+            "it failed before its stop"
+        );
         let stopped = Ended { stopped: true, ..ended(0, 1, Some("Stopped")) };
         let succeeded = Ended { status: ExitStatus::Code(0), ..ended(1, 1, None) };
         assert_eq!(first_failure(&[stopped, succeeded]), None);

@@ -10,7 +10,7 @@
 //! rules are asked in their order (`rules`); the first that holds fills its sentences
 //! (`template`) with what its words caught and with the facts of the evidence (`facts`).
 //!
-//! The rules are data. Their order: our own stop; what the engine said of a task that could not
+//! The rules are data. Their order: our own stop, unless a failure of the task's own came before; what the engine said of a task that could not
 //! start; the kernel's out-of-memory kill; shared memory; GPUs; ports, networks and lost peers;
 //! files; modules and arguments; signals; any traceback; exit codes. A rule reads only the exception
 //! that ended the program, where there is one, unless its words are said of nothing else.
@@ -55,7 +55,7 @@ pub const MAX_EVIDENCE: usize = convoke_model::Explanation::MAX_EVIDENCE;
 
 /// Says why a task ended. None for one that succeeded, and where nothing is recognised.
 pub fn explain(evidence: &Evidence<'_>) -> Option<Explanation> {
-    if evidence.exit.is_success() && !evidence.stopped && evidence.runtime_error.is_none() {
+    if evidence.exit.is_success() && evidence.stopped.is_none() && evidence.runtime_error.is_none() {
         return None;
     }
     let findings = Findings::of(evidence);

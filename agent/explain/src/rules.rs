@@ -64,6 +64,11 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Rule> {
         .flatten()
 }
 
+/// True for the cause that says that Convoke stopped it.
+pub(crate) fn is_stop(cause: &str) -> bool {
+    cause == "Stopped"
+}
+
 /// True for a cause that says only that another task failed, or did not come along.
 pub fn is_consequence(cause: &str) -> bool {
     Blame::of(Some(cause)) == Blame::Consequence

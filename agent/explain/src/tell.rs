@@ -7,6 +7,7 @@ use crate::table::table;
 use crate::tail::{Worker, cut};
 use crate::template::fill;
 use crate::traceback::{Block, Chain, excerpt};
+use crate::worker::FailedWorker;
 use crate::{Explanation, MAX_EVIDENCE};
 
 /// Longer values are cut: they stand in a sentence.
@@ -39,20 +40,35 @@ pub(crate) fn tell(
         value.filter(|v| !v.is_empty()).map(shortened)
     };
     let who = match rule.on {
-        On::Stopped | On::Engine(_) | On::OomKilled => None,
+        On::Stopped | On::Engine(_) => None,
+        // Whoever else speaks, the kernel's victim is the one that died by its signal.
+        On::OomKilled => {
+            findings.worker.as_ref().filter(|w| w.signal() == Some(9)).and_then(FailedWorker::name)
+        }
         _ => findings.worker_of(hit),
     };
+    let rank = who.and_then(|who| rank(who, findings.evidence.ranks?));
     Explanation {
         cause: rule.cause,
-        summary: fill(rule.summary, &value) + &suffix(who),
+        summary: fill(rule.summary, &value) + &suffix(who.filter(|_| rank.is_none())),
         evidence: lines(findings, index, rule, hit),
         advice: fill(rule.advice, &value),
         key: rule.key,
+        rank,
     }
 }
 
 fn shortened(value: String) -> String {
     if value.len() <= MAX_VALUE { value } else { format!("{}…", cut(&value, MAX_VALUE)) }
+}
+
+/// The worker's rank in the job, if the task has such a one.
+fn rank(worker: Worker, (first, count): (u32, u32)) -> Option<u32> {
+    let rank = match worker {
+        Worker::Rank(rank) => rank,
+        Worker::LocalRank(local) => first.checked_add(local)?,
+    };
+    (first..first.saturating_add(count)).contains(&rank).then_some(rank)
 }
 
 fn suffix(worker: Option<Worker>) -> String {

@@ -51,6 +51,7 @@ proptest! {
         lines in vec((line(), any::<bool>()), 0..80),
         exit in exit(),
         flags in any::<[bool; 3]>(),
+        before in 0_usize..80,
         numbers in any::<[Option<u64>; 4]>(),
         error in prop::option::of(vec(line(), 1..20).prop_map(|lines| lines.join("\n"))),
     ) {
@@ -58,7 +59,7 @@ proptest! {
         let tail: Vec<Line<'_>> = lines.iter().map(|(text, out)| Line { source: source(out), text }).collect();
         let evidence = Evidence {
             oom_killed: flags[0],
-            stopped: flags[1],
+            stopped: flags[1].then_some(before),
             memory_limit: numbers[0],
             memory_peak: numbers[1],
             shm_size: numbers[2],
@@ -72,7 +73,7 @@ proptest! {
             prop_assert!(told.evidence.iter().all(|line| line.len() <= 1024));
             prop_assert!(told.summary.len() < 2048 && told.advice.len() < 2048);
             prop_assert_eq!(told.to_text().matches("  try: ").count() > 0, true);
-            prop_assert!(!flags[1] || told.cause == "Stopped");
+            prop_assert!(flags[1] || told.cause != "Stopped");
         }
     }
 }

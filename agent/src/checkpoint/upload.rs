@@ -1,8 +1,6 @@
 //! Sending one shard: a header, then the bytes of its files.
 
-use std::fs::File;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +12,8 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use crate::beneath::Beneath;
+use crate::files::collect::Motion;
 use crate::host::Host;
 
 /// Bytes in one message: half of what is allowed.
@@ -41,17 +41,18 @@ pub(super) async fn upload(
     host: &Host,
     reference: &CheckpointRef,
     shard: Shard,
-    directory: &Path,
+    directory: &Beneath,
+    motion: Motion,
 ) -> Result<bool, UploadError> {
     let interrupted = |e: &dyn ToString| UploadError::Interrupted(e.to_string());
     let mut client = host.link.bulk().await.map_err(|e| interrupted(&e))?;
     let (tx, rx) = mpsc::channel(AHEAD);
-    let files: Vec<(PathBuf, u64)> = shard.files.iter().map(|f| (directory.join(&f.path), f.size)).collect();
+    let files: Vec<(Beneath, u64)> = shard.files.iter().map(|f| (directory.join(&f.path), f.size)).collect();
     let header =
         v1::CheckpointHeader { reference: Some(reference.clone().into()), shard: Some(shard.into()) };
     let part = v1::upload_checkpoint_request::Part::Header(header);
     tx.try_send(v1::UploadCheckpointRequest { part: Some(part) }).map_err(|e| interrupted(&e))?;
-    let feeding = tokio::task::spawn_blocking(move || feed(&files, &tx));
+    let feeding = tokio::task::spawn_blocking(move || feed(&files, &tx, &motion));
     let mut call = std::pin::pin!(client.upload_checkpoint(ReceiverStream::new(rx)));
     // The call may end first, with a refusal; else the feed ends first, with the last byte.
     let answer = tokio::select! {
@@ -67,21 +68,28 @@ pub(super) async fn upload(
 }
 
 /// Reads the files into the call. Blocking.
-fn feed(files: &[(PathBuf, u64)], tx: &mpsc::Sender<v1::UploadCheckpointRequest>) -> Result<(), String> {
+fn feed(
+    files: &[(Beneath, u64)],
+    tx: &mpsc::Sender<v1::UploadCheckpointRequest>,
+    motion: &Motion,
+) -> Result<(), String> {
+    let mut sent = 0;
     let runtime = tokio::runtime::Handle::current();
     for (path, size) in files {
-        let failed = |e: &dyn ToString| format!("{}: {}", path.display(), e.to_string());
+        let failed = |e: &dyn ToString| format!("{path}: {}", e.to_string());
         // No more than was hashed, even if somebody appends to it now.
-        let mut file = File::open(path).map_err(|e| failed(&e))?.take(*size);
+        let mut file = path.open().map_err(|e| failed(&e))?.take(*size);
         loop {
             let mut chunk = Vec::with_capacity(CHUNK);
             file.by_ref().take(CHUNK as u64).read_to_end(&mut chunk).map_err(|e| failed(&e))?;
             if chunk.is_empty() {
                 break;
             }
+            sent += chunk.len() as u64;
             let part = v1::upload_checkpoint_request::Part::Data(Bytes::from(chunk));
             let sending = tx.send_timeout(v1::UploadCheckpointRequest { part: Some(part) }, STALL);
             runtime.block_on(sending).map_err(|_| "the network took no bytes".to_owned())?;
+            motion.sent(sent);
         }
     }
     Ok(())

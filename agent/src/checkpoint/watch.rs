@@ -4,12 +4,12 @@
 //! when it is no checkpoint, or when the generation is stale; until then its upload is tried again.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use convoke_model::{CheckpointRef, Shard, Step};
+use cap_std::fs::MetadataExt as _;
+use convoke_model::{CheckpointRef, Condition, Shard, Step};
 use convoke_transport::Backoff;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
@@ -17,9 +17,14 @@ use tracing::{debug, info, warn};
 
 use super::shard::{self, step_name};
 use super::upload::{UploadError, upload};
+use crate::beneath::Beneath;
+use crate::blocking::blocking;
+use crate::files::collect::Motion;
+use crate::files::owed::Owed;
 use crate::host::Host;
 use crate::ledger;
 use crate::runtime::TaskKey;
+use crate::work::about;
 
 /// How often the directory is looked at. A rename makes a step visible whole, so nothing is missed
 /// between looks.
@@ -55,19 +60,24 @@ pub struct Watch {
     look: Arc<Notify>,
     ended: Arc<watch::Sender<bool>>,
     progress: watch::Receiver<Progress>,
+    /// Whether what is to be stored moves.
+    pub(crate) motion: Motion,
+    /// Where the task leaves them.
+    pub(crate) directory: Beneath,
 }
 
 /// The watch itself.
 pub struct Watcher {
     host: Arc<Host>,
     task: TaskKey,
-    directory: PathBuf,
+    directory: Beneath,
     /// Steps kept on this node once stored; `None` in a directory of the user's, where nothing is
     /// deleted.
     keep: Option<usize>,
     look: Arc<Notify>,
     ended: watch::Receiver<bool>,
     progress: watch::Sender<Progress>,
+    motion: Motion,
 }
 
 impl Watch {
@@ -102,7 +112,7 @@ impl Watch {
 
 impl Watcher {
     /// A watch of a task that is about to be started, or was taken over.
-    pub fn new(host: Arc<Host>, task: TaskKey, directory: PathBuf, keep: Option<usize>) -> (Watch, Self) {
+    pub fn new(host: Arc<Host>, task: TaskKey, directory: Beneath, keep: Option<usize>) -> (Watch, Self) {
         let (look, ended) = (Arc::new(Notify::new()), watch::Sender::new(false));
         let file = settled_file(&host, &task);
         let settled = match ledger::read(&file) {
@@ -114,9 +124,15 @@ impl Watcher {
             }
         };
         let progress = watch::Sender::new(Progress { settled, drained: false });
-        let handle =
-            Watch { look: look.clone(), progress: progress.subscribe(), ended: Arc::new(ended.clone()) };
-        let watcher = Self { host, task, directory, keep, look, ended: ended.subscribe(), progress };
+        let motion = Motion::default();
+        let handle = Watch {
+            look: look.clone(),
+            progress: progress.subscribe(),
+            ended: Arc::new(ended.clone()),
+            motion: motion.clone(),
+            directory: directory.clone(),
+        };
+        let watcher = Self { host, task, directory, keep, look, ended: ended.subscribe(), progress, motion };
         watcher.write();
         (handle, watcher)
     }
@@ -131,6 +147,7 @@ impl Watcher {
                 self.settle(step, outcome).await;
             }
             if ended {
+                self.paid();
                 self.progress.send_modify(|p| p.drained = true);
                 return;
             }
@@ -139,6 +156,18 @@ impl Watcher {
                 () = self.look.notified() => {}
                 _ = self.ended.changed() => {}
             }
+        }
+    }
+
+    /// Nothing of the task is owed any more.
+    fn paid(&self) {
+        let replica = &self.task.replica;
+        let owed = Owed::Checkpoint(self.task.rank);
+        if owed.is_marked(&self.host.home.replica_dir(replica)) {
+            if let Err(error) = owed.clear(&self.host.home.replica_dir(replica)) {
+                warn!(task = %self.task, "that its checkpoints are stored cannot be noted: {error}");
+            }
+            self.host.warnings.clear(Condition::CHECKPOINT_NOT_STORED, &about(replica));
         }
     }
 
@@ -197,17 +226,19 @@ impl Watcher {
 
     async fn try_store(&self, step: Step) -> Result<bool, UploadError> {
         let directory = self.directory.join(step_name(step));
-        let hashed = directory.clone();
-        let files = tokio::task::spawn_blocking(move || shard::files(&hashed))
+        let (hashed, motion) = (directory.clone(), self.motion.clone());
+        let files = tokio::task::spawn_blocking(move || shard::files(&hashed, &motion))
             .await
             .map_err(|e| UploadError::Interrupted(e.to_string()))?
             .map_err(|e| UploadError::Refused(e.to_string()))?;
         let replica = &self.task.replica;
         let reference = CheckpointRef { job: replica.job.clone(), generation: replica.generation, step };
-        upload(&self.host, &reference, Shard { rank: self.task.rank, files }, &directory).await
+        let shard = Shard { rank: self.task.rank, files };
+        upload(&self.host, &reference, shard, &directory, self.motion.clone()).await
     }
 
     async fn settle(&self, step: Step, outcome: Outcome) {
+        self.motion.arrived();
         self.progress.send_modify(|p| {
             p.settled.insert(step, outcome);
         });
@@ -229,17 +260,20 @@ impl Watcher {
         let stored = progress.iter().rev().filter(|(_, o)| matches!(o, Outcome::Stored { .. }));
         for (step, _) in stored.skip(keep) {
             let directory = self.directory.join(step_name(*step));
-            if let Err(error) = tokio::fs::remove_dir_all(&directory).await
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                warn!("{} cannot be deleted: {error}", directory.display());
-            }
+            let removing = blocking(move || match directory.remove_dir_all() {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    warn!("{directory} cannot be deleted: {error}");
+                }
+                _ => {}
+            });
+            // A thread that was lost has said so.
+            let _ = removing.await;
         }
     }
 }
 
 /// The steps that are there already.
-fn earlier(directory: &Path) -> BTreeMap<Step, Outcome> {
+fn earlier(directory: &Beneath) -> BTreeMap<Step, Outcome> {
     let steps = shard::steps(directory).unwrap_or_default().into_iter();
     let outcome = |step| {
         let (inode, changed) = identity(&directory.join(step_name(step)))?;
@@ -249,8 +283,8 @@ fn earlier(directory: &Path) -> BTreeMap<Step, Outcome> {
 }
 
 /// Tells a directory from another one that took its name.
-fn identity(path: &Path) -> Option<(u64, i64)> {
-    let metadata = std::fs::symlink_metadata(path).ok()?;
+fn identity(path: &Beneath) -> Option<(u64, i64)> {
+    let metadata = path.metadata().ok()?;
     Some((metadata.ino(), metadata.ctime()))
 }
 

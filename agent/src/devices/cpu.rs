@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use convoke_model::{Device, DeviceId, DeviceKind};
 
-use super::{Devices, DevicesError};
+use super::Devices;
 
 /// `cpu-0` to `cpu-<n-1>`.
 #[derive(Debug, Clone, Copy)]
@@ -19,16 +19,17 @@ impl CpuSlots {
 }
 
 impl Devices for CpuSlots {
-    fn inventory(&self) -> Result<Vec<Device>, DevicesError> {
-        Ok((0..self.count)
+    fn inventory(&self) -> Vec<Device> {
+        (0..self.count)
             .map(|index| Device {
                 id: DeviceId::new(&format!("cpu-{index}")).expect("cpu-<n> is a valid device id"),
                 index,
                 kind: DeviceKind::Cpu,
                 model: "CPU slot".to_owned(),
                 memory: 0,
+                gpu: None,
             })
-            .collect())
+            .collect()
     }
 
     fn visibility(&self, _devices: &[DeviceId]) -> BTreeMap<String, String> {

@@ -1,31 +1,31 @@
-//! Devices that are only claimed, with failures to order.
+//! Devices that are only claimed.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use convoke_model::{Device, DeviceId};
 
-use super::{Devices, DevicesError};
+use super::Devices;
 
 /// Whatever inventory it was last given.
 #[derive(Debug)]
 pub struct FakeDevices {
-    inventory: Mutex<Result<Vec<Device>, DevicesError>>,
+    inventory: Mutex<Vec<Device>>,
 }
 
 impl FakeDevices {
     pub fn new(devices: Vec<Device>) -> Self {
-        Self { inventory: Mutex::new(Ok(devices)) }
+        Self { inventory: Mutex::new(devices) }
     }
 
-    /// What the next inventories say: other devices, or an error.
-    pub fn set(&self, inventory: Result<Vec<Device>, DevicesError>) {
+    /// What the next inventories say.
+    pub fn set(&self, inventory: Vec<Device>) {
         *self.inventory.lock().expect("nothing panics while holding it") = inventory;
     }
 }
 
 impl Devices for FakeDevices {
-    fn inventory(&self) -> Result<Vec<Device>, DevicesError> {
+    fn inventory(&self) -> Vec<Device> {
         self.inventory.lock().expect("nothing panics while holding it").clone()
     }
 

@@ -3,7 +3,7 @@
 mod all;
 mod cpu;
 mod fake;
-mod nvml;
+pub mod gpus;
 mod reservations;
 
 use std::collections::BTreeMap;
@@ -13,18 +13,13 @@ use convoke_model::{Device, DeviceId};
 pub use all::AllDevices;
 pub use cpu::CpuSlots;
 pub use fake::FakeDevices;
-pub use nvml::NvmlGpus;
+pub use gpus::Gpus;
 pub use reservations::{ReservationError, Reservations};
-
-/// Why the devices cannot be told.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct DevicesError(pub String);
 
 /// A kind of device.
 pub trait Devices: Send + Sync + 'static {
-    /// Every device there is, held or not, in index order.
-    fn inventory(&self) -> Result<Vec<Device>, DevicesError>;
+    /// Every device there is, held or not, in index order. Does not block.
+    fn inventory(&self) -> Vec<Device>;
 
     /// Variables that make `devices`, and no others, visible to a task. They overwrite the user's.
     fn visibility(&self, devices: &[DeviceId]) -> BTreeMap<String, String>;

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use convoke_model::Digest;
 use serde::{Deserialize, Serialize};
 
+use super::cache::SINGLE;
+use crate::beneath::Beneath;
+
 /// `files.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Laid {
@@ -62,10 +65,27 @@ impl OwnCopy {
     }
 
     /// Where what they change is found.
-    pub(super) fn changes(&self, replica: &Path) -> PathBuf {
-        self.place(replica).join(match self.means {
+    pub(super) fn changes(&self, replica: &Path) -> Beneath {
+        Beneath::new(self.place(replica).join(match self.means {
             Means::Overlay => "upper",
             Means::Copy => "copy",
-        })
+        }))
+    }
+
+    /// A file of it by its path in the mount, which is empty where the mount is the file.
+    pub(super) fn changed(&self, replica: &Path, path: &str) -> Beneath {
+        self.changes(replica).join(if self.single_file { SINGLE } else { path })
+    }
+}
+
+#[cfg(test)]
+impl OwnCopy {
+    /// A copy in `replica`, and where its files are.
+    pub(super) fn made_in(replica: &Path, single_file: bool) -> (Self, PathBuf) {
+        let (source, tree) = ("./d".to_owned(), Digest([0; 32]));
+        let copy = Self { source, tree, single_file, means: Means::Copy, place: 0 };
+        let root = copy.root(replica);
+        std::fs::create_dir_all(&root).expect("a test can write");
+        (copy, root)
     }
 }

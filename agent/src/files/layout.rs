@@ -6,12 +6,13 @@ use std::time::Duration;
 use convoke_model::{Artifact, DesiredReplica, Generation, Progress, ReplicaKey};
 use tracing::info;
 
-use super::cache::{FetchError, LayError, SINGLE, Supervisor, Tree, blocking};
+use super::cache::{FetchError, LayError, SINGLE, Supervisor, Tree};
 use super::laid::{Laid, Means, OwnCopy};
 use super::owner::Owner;
 use super::plan::{Origin, Plan, Source};
 use super::private::{self, Original};
 use super::{Files, HostMount, collect, disk_was_full, grants, judged, merge, prior, with_source};
+use crate::blocking::blocking;
 use crate::ledger;
 use crate::progress::Step;
 use crate::work::{Refusal, about};

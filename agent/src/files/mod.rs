@@ -21,7 +21,8 @@
 //! sends what has come to rest, and reports it. Once they have ended it sends all that differs from the
 //! start, before the replica may report its end.
 //!
-//! A replica's share goes *nothing* → *laid out* (`files.json` beside its record says what) → *removed*.
+//! A replica's share goes *nothing* → *laid out* (`files.json` beside its record says what) → *removed*, or *kept*
+//! where the replica goes and not all of it is home: see [`kept`].
 //! Laying out begins by removing, so an interrupted one leaves nothing that counts. kill -9 leaves
 //! mounts in place: the next agent finds them by their path, and tasks notice nothing. At start whatever
 //! belongs to a replica that has no record any more is taken down.
@@ -35,10 +36,12 @@
 pub mod cache;
 pub mod collect;
 mod grants;
+pub mod kept;
 mod laid;
 mod layout;
 mod merge;
 mod overlay;
+pub(crate) mod owed;
 pub mod owner;
 mod plan;
 mod prior;
@@ -103,11 +106,15 @@ pub struct FilesConfig {
     pub cache_limit: Option<u64>,
     /// Bytes that one replica may bring home; `None` is [`collect::DEFAULT_LIMIT`].
     pub return_limit: Option<u64>,
+    /// How long what is not home outlives its replica; `None` is [`collect::DEFAULT_KEEP`].
+    pub keep: Option<Duration>,
+    /// How long an ended replica waits while nothing moves; `None` is [`collect::DEFAULT_PATIENCE`].
+    pub patience: Option<Duration>,
 }
 
 impl Default for FilesConfig {
     fn default() -> Self {
-        Self { overlays: true, cache_limit: None, return_limit: None }
+        Self { overlays: true, cache_limit: None, return_limit: None, keep: None, patience: None }
     }
 }
 
@@ -133,6 +140,8 @@ pub struct Files {
     cache: Cache,
     means: Means,
     return_limit: u64,
+    keep: Duration,
+    patience: Duration,
     /// One thing at a time is done to a replica's directories.
     turns: Turns<ReplicaKey>,
 }
@@ -161,6 +170,8 @@ impl Files {
             cache,
             means,
             return_limit,
+            keep: config.keep.unwrap_or(collect::DEFAULT_KEEP),
+            patience: config.patience.unwrap_or(collect::DEFAULT_PATIENCE),
             turns: Turns::default(),
         })
     }
@@ -178,6 +189,11 @@ impl Files {
                 warn!("the file cache cannot be tidied: {error}");
             }
         }
+    }
+
+    /// How long an ended replica waits while nothing moves.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     fn replica_dir(&self, key: &ReplicaKey) -> PathBuf {

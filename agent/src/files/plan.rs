@@ -7,8 +7,8 @@ use convoke_model::{JobSpec, Marker, Mount, MountKind, NodeId, TreeRef};
 
 use tokio::time::timeout;
 
-use super::cache::blocking;
 use super::{HostMount, HostSource, sight};
+use crate::blocking::blocking;
 use crate::work::Refusal;
 
 /// How long a file system may take to say whether a path is there: one whose server is away never does.

@@ -1,38 +1,21 @@
 //! What a job brought home so far.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use convoke_model::{Artifact, JobId};
 use convoke_proto::v1;
-use convoke_transport::Backoff;
 use tokio::time::timeout;
-use tracing::warn;
 
 use super::cache::FetchError;
-use crate::link::{Link, will_pass};
+use super::cache::fetch::patiently;
+use crate::link::Link;
 
 /// How long the coordinator may send nothing.
 const STALL: Duration = Duration::from_secs(60);
-/// How long the coordinator may be away: longer than a restart of it.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The files that came back, in the order in which they came.
 pub(super) async fn artifacts(link: &Link, job: &JobId) -> Result<Vec<Artifact>, FetchError> {
-    let (mut backoff, began) = (Backoff::default(), Instant::now());
-    loop {
-        let passes = |error: &FetchError| match error {
-            FetchError::Connect(_) | FetchError::Stalled(_) => true,
-            FetchError::Status(status) => will_pass(status),
-            _ => false,
-        };
-        match try_artifacts(link, job).await {
-            Err(error) if passes(&error) && began.elapsed() < PATIENCE => {
-                warn!(%job, "asking for the files that came back: {error}; trying again");
-            }
-            asked => return asked,
-        }
-        backoff.pause().await;
-    }
+    patiently(&format!("asking for the files that {job} brought back"), || try_artifacts(link, job)).await
 }
 
 async fn try_artifacts(link: &Link, job: &JobId) -> Result<Vec<Artifact>, FetchError> {

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use convoke_model::{DesiredReplica, ReplicaKey};
 use tracing::{info, warn};
 
-use super::cache::blocking;
 use super::laid::Laid;
 use super::layout::Layout;
 use super::plan::{Plan, checked};
-use super::{Files, HostMount, collect, grants, overlay, remove_all};
+use super::{Files, HostMount, collect, grants, kept, overlay, remove_all};
+use crate::blocking::blocking;
 use crate::ledger;
 use crate::work::Refusal;
 
@@ -25,6 +25,12 @@ impl Files {
     ) -> Result<Vec<HostMount>, Refusal> {
         let key = desired.key();
         let plan = checked(Plan::of(&desired.spec, &self.node)?, &self.node).await?;
+        if kept::is_kept(&self.replica_dir(&key)) {
+            let replica = self.replica_dir(&key).display().to_string();
+            return Err(Refusal::for_now(format!(
+                "{replica} keeps files of an earlier replica of that name"
+            )));
+        }
         self.remove(&key).await.map_err(Refusal::for_now)?;
         let made = Layout::new(self, desired, image_user).make(plan).await;
         if made.is_err()
@@ -52,7 +58,7 @@ impl Files {
         let known: BTreeSet<PathBuf> = known.iter().map(|key| self.replica_dir(key)).collect();
         let entries = fs::read_dir(self.home.replicas_dir()).into_iter().flatten().flatten();
         for replica in entries.map(|entry| entry.path()) {
-            if known.contains(&replica) || replica.join(ledger::RECORD).exists() {
+            if known.contains(&replica) || replica.join(ledger::RECORD).exists() || kept::is_kept(&replica) {
                 continue;
             }
             match take_down(&replica).and_then(|()| remove_all(&replica)) {

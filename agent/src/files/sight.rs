@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::cache::blocking;
+use crate::blocking::blocking;
 
 /// Looks at a time.
 const LOOKS: usize = 16;

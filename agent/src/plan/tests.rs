@@ -109,6 +109,30 @@ fn a_stop_that_had_no_effect_is_repeated_without_grace() {
 }
 
 #[test]
+fn a_start_is_given_up_at_once_and_holds_its_devices_until_nothing_of_it_is_left() {
+    let starting = replica(Stage::Starting, Some(TaskStatus::Starting), None);
+    let key = starting.desired.key();
+    assert_eq!(action(&starting, Some(goal_running(&starting.desired))), None);
+    let stop = Some(ReplicaGoal::Stopped { grace_ms: 60_000 });
+    for goal in [None, stop.clone()] {
+        assert_eq!(action(&starting, goal), Some(Action::Cancel(key.clone())));
+    }
+    let cancelling = replica(Stage::Cancelling, Some(TaskStatus::Starting), None);
+    assert_eq!(action(&cancelling, stop.clone()), None);
+    let begun = replica(Stage::Started, Some(TaskStatus::Starting), None);
+    assert!(matches!(action(&begun, stop.clone()), Some(Action::Stop(..))));
+    let over = replica(Stage::Started, None, None);
+    assert_eq!(action(&over, stop), Some(Action::Finish(key)));
+    let next = Replica::queued(desired_replica("k", 1, 0, &["cpu-1"]));
+    for holder in [starting, cancelling, begun] {
+        let (holder_key, next_key) = (holder.desired.key(), next.desired.key());
+        let known = [(&holder_key, &holder), (&next_key, &next)].into();
+        let actions = plan(&state(vec![next.desired.clone()]), &known, NOW);
+        assert!(!actions.contains(&Action::Prepare(next_key)), "{actions:?}");
+    }
+}
+
+#[test]
 fn a_replica_ends_only_when_no_process_is_left() {
     let exited = replica(Stage::Started, Some(TaskStatus::Exited(exit(1))), ended());
     assert_eq!(action(&exited, Some(goal_running(&exited.desired))), None);
@@ -145,6 +169,7 @@ fn any_stage() -> impl Strategy<Value = Stage> {
         Just(Stage::Ready(held())),
         Just(Stage::Refused { message: "no".into(), retryable: true, explanation: None }),
         Just(Stage::Starting),
+        Just(Stage::Cancelling),
         Just(Stage::Started),
         (0_u64..2_000_000).prop_map(|at| Stage::Stopping { until: Timestamp(at) }),
         Just(Stage::Finishing),
@@ -188,6 +213,7 @@ fn key_of(action: &Action) -> &ReplicaKey {
     match action {
         Action::Prepare(key)
         | Action::Start(key, _)
+        | Action::Cancel(key)
         | Action::Stop(key, _)
         | Action::Abandon(key)
         | Action::Finish(key)
@@ -224,6 +250,9 @@ proptest! {
                     prop_assert!(matches!(goal, Some(0 | 1)));
                 }
                 Action::Start(..) => prop_assert_eq!(*goal, Some(1)),
+                Action::Cancel(_) => {
+                    prop_assert!(replica.stage == Stage::Starting && !matches!(goal, Some(0 | 1)));
+                }
                 Action::Stop(..) => prop_assert!(replica.any_live()),
                 Action::Abandon(_) => prop_assert_eq!(*goal, Some(2)),
                 Action::Finish(_) => prop_assert!(!replica.any_live()),

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use convoke_model::{NodeRank, Rank, Rendezvous, ReplicaKey};
+use tokio::sync::oneshot;
 use tokio::task::JoinError;
 use tracing::{error, info};
 
 use super::{Done, Reconciler, Slot, ledger_failed};
 use crate::clock::now;
+use crate::devices::gpus::Traces;
 use crate::files::collect::Collector;
+use crate::files::owed::Owed;
 use crate::host::Host;
 use crate::ledger;
 use crate::peers::watch_meeting;
@@ -24,6 +27,12 @@ impl Reconciler {
         match action {
             Action::Prepare(key) => self.prepare(key),
             Action::Start(key, rendezvous) => self.start(key, rendezvous),
+            Action::Cancel(key) => {
+                let Some(slot) = self.slots.get_mut(&key) else { return };
+                info!(job = %key.job, generation = %key.generation, "its start is given up");
+                slot.replica.stage = Stage::Cancelling;
+                slot.starting = None;
+            }
             Action::Stop(key, grace) => {
                 let Some(slot) = self.slots.get_mut(&key) else { return };
                 info!(job = %key.job, generation = %key.generation, grace = ?grace, "stopping");
@@ -48,7 +57,8 @@ impl Reconciler {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         // Here and not in the worker: what is reserved and released by one task needs no care about
         // a worker that is aborted in between.
-        let reserved = self.host.reservations().reserve(&key, slot.replica.devices(), &self.host.inventory);
+        let inventory = self.host.devices.inventory();
+        let reserved = self.host.reservations().reserve(&key, slot.replica.devices(), &inventory);
         if let Err(error) = reserved {
             return slot.advance(&self.host, Done::Prepared(Err(Refusal::for_now(error))));
         }
@@ -78,13 +88,29 @@ impl Reconciler {
         let cluster = self.stamp.as_ref().map(|stamp| stamp.cluster.clone());
         let start = work::Start { record: slot.record.clone(), rendezvous, ranks, cluster };
         let host = self.host.clone();
-        self.spawn(key, async move { Done::Started(work::start(&host, &start).await) });
+        let (starting, cancelled) = oneshot::channel();
+        slot.starting = Some(starting);
+        self.spawn(key, async move {
+            // Not by aborting: what the start has begun must be known to the runtime before anything follows.
+            tokio::select! {
+                biased;
+                _ = cancelled => Done::Cancelled,
+                started = work::start(&host, &start) => Done::Started(started),
+            }
+        });
     }
 
     fn finish(&mut self, key: ReplicaKey) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         slot.replica.stage = Stage::Finishing;
-        self.host.reservations().release(&key);
+        let gpus = slot.replica.gpus().to_vec();
+        if gpus.is_empty() {
+            self.host.reservations().release(&key);
+        } else {
+            let traces = Traces::of(&*self.host.runtime, &slot.tasks());
+            self.host.cleaner.begin(&key, &gpus, traces);
+        }
+        let cleaner = self.host.cleaner.clone();
         let drains: Vec<_> = slot.services.values().map(TaskServices::drain_checkpoints).collect();
         let files = slot.collector.as_ref().map(Collector::drain);
         self.spawn(key, async move {
@@ -93,7 +119,9 @@ impl Reconciler {
                     files.await;
                 }
             };
-            tokio::join!(futures::future::join_all(drains), files);
+            // What is wrong with a GPU that is not clean stays with the GPU.
+            let clean = cleaner.proven(&gpus);
+            let _ = tokio::join!(futures::future::join_all(drains), files, clean);
             Done::Finished
         });
     }
@@ -103,12 +131,10 @@ impl Reconciler {
         slot.abandon(&self.host);
         slot.replica.stage = Stage::Removing;
         let services = std::mem::take(&mut slot.services).into_values().collect();
-        slot.collector = None;
         let (host, tasks) = (self.host.clone(), slot.tasks());
         let worker_key = key.clone();
         self.spawn(key, async move {
-            work::remove(&host, &worker_key, &tasks, services).await;
-            Done::Removed
+            Done::Removed { kept: work::remove(&host, &worker_key, &tasks, services).await }
         });
     }
 
@@ -127,8 +153,11 @@ impl Reconciler {
         let key = key.clone();
         slot.worker = None;
         match joined {
-            Ok((_, (_, Done::Removed))) => {
-                self.slots.remove(&key);
+            Ok((_, (_, Done::Removed { kept }))) => {
+                let slot = self.slots.remove(&key);
+                if kept {
+                    self.keep(key.clone(), slot.and_then(|slot| slot.collector));
+                }
                 info!(job = %key.job, generation = %key.generation, "removed");
                 self.collect_resume_checkpoints();
             }
@@ -169,8 +198,9 @@ impl Slot {
                     self.write(host);
                 }
             }
+            Done::Cancelled => self.replica.stage = Stage::Started,
             Done::Finished => self.end(host),
-            Done::StopRequested | Done::Removed => {}
+            Done::StopRequested | Done::Removed { .. } => {}
         }
     }
 
@@ -203,6 +233,7 @@ impl Slot {
     }
 
     fn end(&mut self, host: &Host) {
+        host.reservations().release(&self.replica.desired.key());
         self.probe = None;
         self.meeting.abort_all();
         self.replica.stage = Stage::Ended;
@@ -219,7 +250,7 @@ impl Slot {
     /// The stage from which the plan finds a way on.
     fn recover_from_bug(&mut self, host: &Host) {
         self.replica.stage = match self.replica.stage {
-            Stage::Starting | Stage::Started | Stage::Stopping { .. } => Stage::Started,
+            Stage::Starting | Stage::Cancelling | Stage::Started | Stage::Stopping { .. } => Stage::Started,
             Stage::Finishing | Stage::Ended | Stage::Removing => Stage::Ended,
             Stage::Queued | Stage::Preparing | Stage::Ready(_) | Stage::Refused { .. } => {
                 self.abandon(host);
@@ -235,8 +266,10 @@ impl Slot {
     /// Makes sure that the tasks have their socket, their telemetry and their checkpoint watch, and the
     /// replica its collector.
     pub(super) fn open_services(&mut self, host: &Arc<Host>, ranks: &[Rank]) {
-        if self.collector.is_none() && !self.record.ended && !ranks.is_empty() {
+        let owes = || Owed::Files.is_marked(&host.home.replica_dir(&self.record.desired.key()));
+        if self.collector.is_none() && !ranks.is_empty() && (!self.record.ended || owes()) {
             self.collector = Collector::open(&host.files, &self.record.desired);
+            self.collector.iter().filter(|_| self.record.ended).for_each(Collector::resume_ended);
         }
         for rank in ranks {
             self.services.entry(*rank).or_insert_with(|| TaskServices::open(host, &self.record, *rank));

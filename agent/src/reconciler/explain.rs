@@ -39,11 +39,11 @@ impl Slot {
         let exit = match seen {
             TaskStatus::Ended(exit) if !exit.status.is_success() => exit,
             // Of an earlier agent's: it is being looked at again.
-            TaskStatus::Exited(exit) => return TaskStatus::Exited(TaskExit { explanation: known, ..exit }),
+            TaskStatus::Exited(exit) => return TaskStatus::Exited(with(exit, known)),
             other => return other,
         };
         match self.explained.get(&task.rank) {
-            Some(Explained::Done(_)) => TaskStatus::Ended(TaskExit { explanation: known, ..exit }),
+            Some(Explained::Done(_)) => TaskStatus::Ended(with(exit, known)),
             Some(Explained::Pending) => TaskStatus::Exited(exit),
             // What is over was reported as it was.
             None if self.record.ended => TaskStatus::Ended(exit),
@@ -67,6 +67,12 @@ impl Slot {
         };
         self.explained = known.map(done).collect();
     }
+}
+
+/// An exit, explained. The engine does not see every kill for memory that the kernel counted.
+fn with(exit: TaskExit, explanation: Option<Box<Explanation>>) -> TaskExit {
+    let for_memory = explanation.as_ref().is_some_and(|e| e.cause == "OutOfMemory");
+    TaskExit { oom_killed: exit.oom_killed || for_memory, explanation, ..exit }
 }
 
 impl Reconciler {

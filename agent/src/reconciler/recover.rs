@@ -41,7 +41,8 @@ impl Reconciler {
         for task in tasks.iter().filter(|task| !slots.contains_key(&task.replica)) {
             warn!(%task, "is not this agent's by its ledger and is left alone");
         }
-        Ok(Self {
+        let kept = host.files.kept();
+        let mut recovered = Self {
             host,
             desired: None,
             stamp,
@@ -49,9 +50,11 @@ impl Reconciler {
             slots,
             workers: JoinSet::new(),
             explaining: JoinSet::new(),
+            kept: Default::default(),
             observed: watch::Sender::new(ObservedState::default()),
-        }
-        .with_first_look())
+        };
+        kept.into_iter().for_each(|key| recovered.keep(key, None));
+        Ok(recovered.with_first_look())
     }
 
     fn with_first_look(mut self) -> Self {
@@ -88,8 +91,10 @@ fn recovered(host: &Arc<Host>, record: Record) -> Slot {
 }
 
 fn reserve(host: &Host, key: &ReplicaKey, replica: &Replica) {
-    let reserved = host.reservations().reserve(key, replica.devices(), &host.inventory);
+    let inventory = host.devices.inventory();
+    let reserved = host.reservations().reserve(key, replica.devices(), &inventory);
     if let Err(error) = reserved {
+        host.reservations().hold(key, replica.devices());
         host.conditions.raise("DeviceMissing", &crate::work::about(key), format!("a running task's {error}"));
     }
 }

@@ -74,8 +74,7 @@ struct Shared {
 
 /// A task, from the moment that its start begins.
 struct Known {
-    /// `None` while it is being started.
-    status: Option<TaskStatus>,
+    status: TaskStatus,
     /// The container's name.
     container: String,
     stop_signal: i32,
@@ -145,10 +144,10 @@ impl Shared {
     fn set(&self, task: &TaskKey, status: TaskStatus) {
         let mut tasks = self.tasks();
         let Some(known) = tasks.get_mut(task) else { return };
-        if known.status.as_ref() == Some(&status) {
+        if known.status == status {
             return;
         }
-        known.status = Some(status);
+        known.status = status;
         drop(tasks);
         self.changes.send_modify(|n| *n += 1);
     }
@@ -157,19 +156,22 @@ impl Shared {
     fn set_started(&self, task: &TaskKey) -> bool {
         let mut tasks = self.tasks();
         let Some(known) = tasks.get_mut(task).filter(|known| !known.stopped) else { return false };
-        known.status = Some(TaskStatus::Running { pid: 0, health: None });
+        known.status = TaskStatus::Running { pid: 0, health: None };
         drop(tasks);
         self.changes.send_modify(|n| *n += 1);
         true
     }
 
     fn set_health(&self, task: &TaskKey, seen: Health) {
-        if let Some(Known { status: Some(TaskStatus::Running { health, .. }), .. }) =
-            self.tasks().get_mut(task)
-        {
+        if let Some(Known { status: TaskStatus::Running { health, .. }, .. }) = self.tasks().get_mut(task) {
             *health = Some(seen);
             self.changes.send_modify(|n| *n += 1);
         }
+    }
+
+    /// It was asked to end.
+    fn is_stopped(&self, task: &TaskKey) -> bool {
+        self.tasks().get(task).is_some_and(|known| known.stopped)
     }
 
     fn forget(&self, task: &TaskKey) {
@@ -198,12 +200,11 @@ impl Runtime for DockerRuntime {
     }
 
     fn status(&self, task: &TaskKey) -> Option<TaskStatus> {
-        self.shared.tasks().get(task).and_then(|known| known.status.clone())
+        self.shared.tasks().get(task).map(|known| known.status.clone())
     }
 
     fn tasks(&self) -> Vec<TaskKey> {
-        let tasks = self.shared.tasks();
-        tasks.iter().filter(|(_, known)| known.status.is_some()).map(|(key, _)| key.clone()).collect()
+        self.shared.tasks().keys().cloned().collect()
     }
 
     fn changes(&self) -> channel::Receiver<u64> {

@@ -93,7 +93,7 @@ impl FakeRuntime {
         match self.status(task) {
             None => return Err(RuntimeError::Unknown(task.clone())),
             Some(TaskStatus::Ended(_)) => {}
-            Some(TaskStatus::Running { .. } | TaskStatus::Exited(_)) => {
+            Some(TaskStatus::Starting | TaskStatus::Running { .. } | TaskStatus::Exited(_)) => {
                 return Err(RuntimeError::StillRunning(task.clone()));
             }
         }

@@ -11,12 +11,16 @@
 //!   output/       spool of stdout and stderr
 //!   metrics.jsonl $CONVOKE_METRICS
 //! ```
-//! A container's has no shim, and instead:
+//! A container's has no shim, and instead of its files:
 //!
 //! ```text
 //!   container.json  which container; written before it is made
 //!   created         it was made: the engine's id of it
-//!   stopping        it was asked to end
+//! ```
+//! Of either:
+//!
+//! ```text
+//!   stopping        it was asked to end; when, is the file's time
 //! ```
 //! Who holds `shim.lock` may write `exit.json`; once that is there the task is never started. The
 //! directory is the agent's user's alone: the environment in `task.json` may hold secrets.
@@ -26,8 +30,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
-use convoke_model::TaskExit;
+use convoke_model::{TaskExit, Timestamp};
 use rustix::fs::{CWD, Mode, mkfifoat};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -129,6 +134,13 @@ impl TaskDir {
 
     pub(crate) fn mark_stopping(&self) -> io::Result<()> {
         File::create(self.0.join("stopping")).map(drop)
+    }
+
+    /// When its stop was noted.
+    pub(crate) fn stopping_since(&self) -> Option<Timestamp> {
+        let modified = fs::metadata(self.0.join("stopping")).and_then(|file| file.modified()).ok()?;
+        let since = modified.duration_since(UNIX_EPOCH).ok()?;
+        Some(Timestamp(u64::try_from(since.as_millis()).ok()?))
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

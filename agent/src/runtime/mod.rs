@@ -37,6 +37,8 @@ pub use task::{Container, TaskKey, TaskSpec, working_dir};
 /// Where a task is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskStatus {
+    /// Being made: it runs soon, or nothing of it is left and it is not known any more.
+    Starting,
     Running {
         /// 0 until it is known.
         pid: u32,
@@ -53,7 +55,7 @@ impl TaskStatus {
     /// How the main process ended, if it has.
     pub fn exit(&self) -> Option<&TaskExit> {
         match self {
-            Self::Running { .. } => None,
+            Self::Starting | Self::Running { .. } => None,
             Self::Exited(exit) | Self::Ended(exit) => Some(exit),
         }
     }
@@ -97,12 +99,13 @@ pub trait Runtime: Send + Sync + 'static {
     fn recover(&self) -> BoxFuture<'_, Result<Vec<TaskKey>, RuntimeError>>;
 
     /// Starts a task; returns once it runs, or once it is known why it never will (its status is
-    /// then an exit with code 126 or 127).
+    /// then an exit with code 126 or 127). Given up half-way it goes on: the task is known as starting until it
+    /// runs, or until nothing of it is left.
     fn start(&self, task: TaskSpec) -> BoxFuture<'_, Result<(), RuntimeError>>;
 
     /// Asks a task to end: its stop signal, `grace`, then SIGKILL to all that is left. Returns once
     /// the request is delivered. A second call with a shorter grace brings the end forward; a call
-    /// for a task that has ended does nothing.
+    /// for a task that has ended does nothing, and one that is starting ends as soon as it can.
     fn stop(&self, task: &TaskKey, grace: Duration) -> BoxFuture<'_, Result<(), RuntimeError>>;
 
     /// Forgets an ended task and deletes what is kept of it, output included.
@@ -128,7 +131,9 @@ pub async fn ended(runtime: &dyn Runtime, task: &TaskKey) -> Option<TaskExit> {
         changes.mark_unchanged();
         match runtime.status(task)? {
             TaskStatus::Ended(exit) => return Some(exit),
-            TaskStatus::Running { .. } | TaskStatus::Exited(_) => changes.changed().await.ok()?,
+            TaskStatus::Starting | TaskStatus::Running { .. } | TaskStatus::Exited(_) => {
+                changes.changed().await.ok()?;
+            }
         }
     }
 }

@@ -48,9 +48,21 @@ pub struct ProcessRuntime {
 
 struct Shared {
     config: ProcessConfig,
-    /// `None` while a task is being started.
-    tasks: Mutex<BTreeMap<TaskKey, Option<TaskStatus>>>,
+    tasks: Mutex<BTreeMap<TaskKey, Known>>,
     changes: channel::Sender<u64>,
+}
+
+/// A task, from the moment that its start begins.
+struct Known {
+    status: TaskStatus,
+    /// It was asked to end, with that grace, before it ran.
+    unwanted: Option<Duration>,
+}
+
+impl Known {
+    fn of(status: TaskStatus) -> Self {
+        Self { status, unwanted: None }
+    }
 }
 
 impl ProcessRuntime {
@@ -66,14 +78,14 @@ impl ProcessRuntime {
 }
 
 impl Shared {
-    fn tasks(&self) -> MutexGuard<'_, BTreeMap<TaskKey, Option<TaskStatus>>> {
+    fn tasks(&self) -> MutexGuard<'_, BTreeMap<TaskKey, Known>> {
         self.tasks.lock().expect("nothing panics while holding it")
     }
 
     /// A task that was removed meanwhile stays removed.
     fn set(&self, task: &TaskKey, status: TaskStatus) {
         if let Some(known) = self.tasks().get_mut(task) {
-            *known = Some(status);
+            known.status = status;
         }
         self.changes.send_modify(|n| *n += 1);
     }
@@ -97,6 +109,12 @@ impl Runtime for ProcessRuntime {
         let result = match self.status(task) {
             None => Err(RuntimeError::Unknown(task.clone())),
             Some(TaskStatus::Ended(_)) => Ok(()),
+            Some(TaskStatus::Starting) => {
+                if let Some(known) = self.shared.tasks().get_mut(task) {
+                    known.unwanted = Some(known.unwanted.map_or(grace, |before| before.min(grace)));
+                }
+                Ok(())
+            }
             Some(TaskStatus::Running { .. } | TaskStatus::Exited(_)) => {
                 request(&self.dir(task), &format!("stop {}\n", grace.as_millis()))
                     .map_err(io_error(format!("asking the shim of {task} to stop it")))
@@ -111,7 +129,7 @@ impl Runtime for ProcessRuntime {
             Some(TaskStatus::Ended(_)) => fs::remove_dir_all(self.dir(task).path())
                 .map(|()| self.shared.forget(task))
                 .map_err(io_error(format!("removing the directory of {task}"))),
-            Some(TaskStatus::Running { .. } | TaskStatus::Exited(_)) => {
+            Some(TaskStatus::Starting | TaskStatus::Running { .. } | TaskStatus::Exited(_)) => {
                 Err(RuntimeError::StillRunning(task.clone()))
             }
         };
@@ -119,11 +137,11 @@ impl Runtime for ProcessRuntime {
     }
 
     fn status(&self, task: &TaskKey) -> Option<TaskStatus> {
-        self.shared.tasks().get(task).cloned().flatten()
+        self.shared.tasks().get(task).map(|known| known.status.clone())
     }
 
     fn tasks(&self) -> Vec<TaskKey> {
-        self.shared.tasks().iter().filter(|(_, status)| status.is_some()).map(|(k, _)| k.clone()).collect()
+        self.shared.tasks().keys().cloned().collect()
     }
 
     fn changes(&self) -> channel::Receiver<u64> {

@@ -94,14 +94,14 @@ pub(crate) fn marked(marker: &str) -> io::Result<Vec<i32>> {
     Ok(pids()?.filter(|pid| carries(*pid, marker)).collect())
 }
 
-fn carries(pid: i32, marker: &str) -> bool {
+pub(crate) fn carries(pid: i32, marker: &str) -> bool {
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
     let wanted = format!("{MARKER}={marker}");
     environment.split(|b| *b == 0).any(|variable| variable == wanted.as_bytes())
 }
 
 /// Kills `pid` if `same` holds once its descriptor is taken.
-fn kill(pid: i32, same: impl Fn() -> bool) {
+pub(crate) fn kill(pid: i32, same: impl Fn() -> bool) {
     let Some(fd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
         return;
     };

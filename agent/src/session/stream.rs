@@ -52,6 +52,7 @@ impl Session {
         };
         backoff.reset();
         self.said.clear();
+        self.link.set_there(true);
         info!(coordinator = self.url, node = %self.info.borrow().id, "connected");
         match self.converse(&outbox, &mut inbound, &terms, shutdown).await {
             Ok(()) => Lost::Ending,

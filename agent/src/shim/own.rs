@@ -54,6 +54,7 @@ pub(super) async fn own(dir: &TaskDir, record: &TaskRecord) -> anyhow::Result<()
         stop_signal: record.spec.stop_signal,
         kill_at: None,
         killed: false,
+        dir: dir.clone(),
     };
     let own = ProcessId::of(std::process::id().cast_signed())?;
     let task = ProcessId::of(owner.main.as_raw_nonzero().get())?;
@@ -78,6 +79,7 @@ struct Owner {
     /// When a requested stop becomes SIGKILL.
     kill_at: Option<Instant>,
     killed: bool,
+    dir: TaskDir,
 }
 
 impl Owner {
@@ -131,6 +133,9 @@ impl Owner {
             return;
         };
         if self.kill_at.is_none() {
+            if let Err(error) = self.dir.mark_stopping() {
+                eprintln!("the time of the stop cannot be noted: {error}");
+            }
             // The main process is not reaped yet, so the group is the task's for certain.
             kill_process_group(self.main, procfs::signal(self.stop_signal)).ok();
         }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tonic::{Code, Request, Response, Status};
 
 use super::World;
+use crate::blocking::blocking;
 use crate::checkpoint::{Outcome, Watch};
 use crate::host::Host;
 use crate::link::{Client, will_pass};
@@ -178,8 +179,10 @@ impl TrainerService for Trainer {
             return Err(refusal(Code::FailedPrecondition, "NOT_A_WRITER", message));
         };
         let directory = self.world.paths.checkpoints.host.join(format!("step-{step}"));
-        if !directory.is_dir() && !checkpoints.is_settled(step) {
-            let message = format!("{} is not there; rename it into place first", directory.display());
+        let looked = directory.clone();
+        let is_there = blocking(move || looked.metadata().is_ok_and(|found| found.is_dir()));
+        if !is_there.await.unwrap_or_default() && !checkpoints.is_settled(step) {
+            let message = format!("{directory} is not there; rename it into place first");
             return Err(refusal(Code::NotFound, "NO_SUCH_STEP", message));
         }
         checkpoints.look();

@@ -73,7 +73,7 @@ impl Watch {
                     pause = (pause * 2).min(LONGEST);
                 }
                 Some(TaskStatus::Exited(_) | TaskStatus::Ended(_)) => return,
-                Some(TaskStatus::Running { .. }) | None => {}
+                Some(TaskStatus::Starting | TaskStatus::Running { .. }) | None => {}
             }
             sleep(pause).await;
         }

@@ -2,7 +2,7 @@
 //!
 //! | evidence | from |
 //! |---|---|
-//! | exit, stop, the engine's word that memory ran out | the runtime's exit |
+//! | exit, stop and its time, the engine's word that memory ran out | the runtime's exit |
 //! | limits, peaks, `/dev/shm`, kills | [`crate::usage`], sampled while it ran; the job where it was not |
 //! | last lines | the task's spool, without Convoke's own lines |
 //! | command, image, data interface, node | the job and this node |
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use convoke_explain::{Evidence, Line, MAX_LINE, MAX_LINES, Source};
-use convoke_model::{DesiredReplica, ExitStatus, Explanation, TaskExit};
+use convoke_model::{DesiredReplica, ExitStatus, Explanation, RankLayout, TaskExit, Timestamp};
 use tracing::warn;
 
 use super::network;
@@ -51,7 +51,14 @@ pub async fn explain(host: &Host, ended: Ended) -> Option<Box<Explanation>> {
     }
     let started = usage.is_some() && !NOT_RUN.contains(&exit.status);
     let error = exit.message.clone().filter(|_| !started);
-    let facts = Facts { usage, output: Some(host.runtime.task_dir(&task).output()), ..facts(host, &desired) };
+    let dir = host.runtime.task_dir(&task);
+    let stopped = exit.stopped.then(|| dir.stopping_since()).flatten();
+    let ranks = match desired.spec.layout {
+        RankLayout::PerNode => desired.placement.local_world,
+        RankLayout::PerGpu => 1,
+    };
+    let ranks = Some((task.rank.0, ranks));
+    let facts = Facts { usage, output: Some(dir.output()), stopped, ranks, ..facts(host, &desired) };
     judged(Facts { exit, error, ..facts }).await
 }
 
@@ -71,6 +78,9 @@ struct Facts {
     error: Option<String>,
     usage: Option<usage::Watch>,
     output: Option<PathBuf>,
+    /// When it was asked to stop, if that is known.
+    stopped: Option<Timestamp>,
+    ranks: Option<(u32, u32)>,
     contained: bool,
     memory_limit: Option<u64>,
     shm_size: Option<u64>,
@@ -89,6 +99,8 @@ fn facts(host: &Host, desired: &DesiredReplica) -> Facts {
         error: None,
         usage: None,
         output: None,
+        stopped: None,
+        ranks: None,
         contained: spec.image.is_some(),
         memory_limit: spec.limits.memory.filter(|_| spec.image.is_some()),
         shm_size: spec.container.shm_size.filter(|_| spec.image.is_some()),
@@ -125,7 +137,8 @@ fn judge(facts: &Facts) -> Option<Box<Explanation>> {
     let evidence = Evidence {
         exit: facts.exit.status,
         oom_killed,
-        stopped: facts.exit.stopped,
+        stopped: stopped_after(facts, &output),
+        ranks: facts.ranks,
         memory_limit: usage.memory_limit.or(facts.memory_limit),
         memory_peak: if oom_killed { usage.peak_at_the_limit() } else { usage.memory_peak },
         shm_size: usage.shm_size.or(facts.shm_size),
@@ -139,6 +152,16 @@ fn judge(facts: &Facts) -> Option<Box<Explanation>> {
         node: Some(&facts.node),
     };
     convoke_explain::explain(&evidence).map(|explanation| Box::new(explanation.into()))
+}
+
+/// How many of its lines it had said when it was asked to stop; nothing if it ended before that.
+fn stopped_after(facts: &Facts, output: &[spool::Line]) -> Option<usize> {
+    let since = match facts.stopped {
+        Some(since) if facts.exit.at < since => return None,
+        since => since.filter(|_| facts.exit.stopped),
+    };
+    let said = |since| output.iter().filter(|l| line(l).is_some() && l.at < since).count();
+    facts.exit.stopped.then(|| since.map_or(0, said))
 }
 
 /// What the kernel counted is a container's own; of processes, which share the agent's cgroup, it is that of the

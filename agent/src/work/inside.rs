@@ -36,13 +36,14 @@ pub(super) async fn prepare(
     mounts: &[HostMount],
 ) -> Result<Inside, Refusal> {
     let reached = reached(host).await?;
+    external_volumes(host, desired, &reached).await?;
     let checkpoints = match &desired.spec.checkpoint.dir {
         None => None,
         Some(directory) => {
             let working_dir = desired.spec.working_dir.as_deref().unwrap_or(&image.working_dir);
             let inside = absolute(working_dir, directory);
-            let on_host = on_host(&reached, mounts, &inside).await?;
-            Some(NamedDir { inside, host: on_host })
+            let (host, below) = on_host(&reached, mounts, &inside).await?.unzip();
+            Some(NamedDir { inside, host, below: below.unwrap_or_default() })
         }
     };
     Ok(Inside { image: image.id, checkpoints })
@@ -60,8 +61,13 @@ pub(super) async fn reached(host: &Host) -> Result<Arc<Reached>, Refusal> {
     reached.map_err(|e| Refusal::for_now(format!("node {} cannot start containers: {e}", host.node)))
 }
 
-/// Where a path of the container's is on the host, if one of the job's mounts has it.
-async fn on_host(reached: &Reached, mounts: &[HostMount], path: &Path) -> Result<Option<PathBuf>, Refusal> {
+/// Where the mount that has a path of the container's is on the host, if one of the job's does, and the rest of
+/// the path.
+async fn on_host(
+    reached: &Reached,
+    mounts: &[HostMount],
+    path: &Path,
+) -> Result<Option<(PathBuf, PathBuf)>, Refusal> {
     let Some((mount, rest)) = covering(mounts, path) else { return Ok(None) };
     let source = match &mount.source {
         HostSource::Path(source) => source.clone(),
@@ -76,8 +82,31 @@ async fn on_host(reached: &Reached, mounts: &[HostMount], path: &Path) -> Result
             mount.target
         )));
     }
-    // A mount's own path has no rest; joined, it would end in a slash.
-    Ok(Some(if rest.as_os_str().is_empty() { source } else { source.join(rest) }))
+    Ok(Some((source, rest.to_owned())))
+}
+
+/// Makes sure that the node has the volumes that are not to be made: a mistyped name, or a node without the
+/// data, would be found out late in an empty one.
+async fn external_volumes(host: &Host, desired: &DesiredReplica, reached: &Reached) -> Result<(), Refusal> {
+    let options = &desired.spec.container;
+    let used = |name: &&String| options.volumes.iter().any(|mount| mount.source == **name);
+    for name in options.external_volumes.iter().filter(used) {
+        match reached.engine.docker().inspect_volume(name).await {
+            Ok(_) => {}
+            Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {
+                return Err(Refusal::for_good(format!(
+                    "node {} has no volume {name}, and the job file says external: true, so it is not made: make it \
+                     there (docker volume create {name}), or keep to nodes that have it with \
+                     deploy.placement.constraints",
+                    host.node
+                )));
+            }
+            Err(error) => {
+                return Err(Refusal::for_now(reached.engine.error("does not tell of a volume", error)));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Where a named volume is on the host; it is made where it is not there yet.

@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use convoke_model::{DesiredReplica, Rank, Shards};
 use serde::{Deserialize, Serialize};
 
+use crate::beneath::Beneath;
 use crate::files::{HostMount, HostSource};
 use crate::home::socket_in;
 use crate::host::Host;
@@ -23,7 +24,7 @@ const INSIDE: &str = "/run/convoke";
 /// One file or directory, by both of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    pub host: PathBuf,
+    pub host: Beneath,
     pub inside: PathBuf,
 }
 
@@ -41,8 +42,11 @@ pub struct Inside {
 pub struct NamedDir {
     /// Absolute, in the container.
     pub inside: PathBuf,
-    /// Where it is on the host, if one of the job's mounts has it; else it is one of Convoke's.
+    /// Where the mount that has it is on the host, if one of the job's does; else it is one of Convoke's.
     pub host: Option<PathBuf>,
+    /// What of its path lies below the mount; older records have it in `host`.
+    #[serde(default)]
+    pub below: PathBuf,
 }
 
 /// The places of one task.
@@ -60,11 +64,11 @@ pub struct TaskPaths {
 
 impl Place {
     fn same(path: PathBuf) -> Self {
-        Self { host: path.clone(), inside: path }
+        Self { host: Beneath::new(path.clone()), inside: path }
     }
 
     fn inside(host: PathBuf, name: &str) -> Self {
-        Self { host, inside: Path::new(INSIDE).join(name) }
+        Self { host: Beneath::new(host), inside: Path::new(INSIDE).join(name) }
     }
 
     fn join(&self, name: &str) -> Self {
@@ -73,7 +77,7 @@ impl Place {
 
     fn mount(&self, read_only: bool) -> HostMount {
         let target = self.inside.display().to_string();
-        HostMount { source: HostSource::Path(self.host.clone()), target, read_only }
+        HostMount { source: HostSource::Path(self.host.path()), target, read_only }
     }
 }
 
@@ -109,15 +113,15 @@ impl TaskPaths {
     /// Makes what a container's mounts need, for any user in it.
     pub fn make(&self) -> io::Result<()> {
         for directory in [&self.socket_dir, &self.log_dir, &self.checkpoints] {
-            fs::create_dir_all(&directory.host)?;
+            directory.host.create_dir_all()?;
         }
-        open_to_all(&self.socket_dir.host, 0o777)?;
-        open_to_all(&self.log_dir.host, 0o777)?;
+        open_to_all(&self.socket_dir, 0o777)?;
+        open_to_all(&self.log_dir, 0o777)?;
         if let Some(resume) = &self.resume {
-            open_to_all(&resume.host, 0o755)?;
+            open_to_all(resume, 0o755)?;
         }
-        File::options().create(true).append(true).open(&self.metrics.host)?;
-        open_to_all(&self.metrics.host, 0o666)
+        File::options().create(true).append(true).open(self.metrics.host.path())?;
+        open_to_all(&self.metrics, 0o666)
     }
 
     /// Convoke's own mounts. `inside` says where the checkpoints are.
@@ -142,11 +146,12 @@ pub fn checkpoints(host: &Host, desired: &DesiredReplica, inside: Option<&Inside
         (None, Some(dir)) => Place::same(Path::new(&desired.spec.project_dir).join(dir)),
         (Some(inside), _) => match &inside.checkpoints {
             None => return Place::inside(own, "checkpoints"),
-            Some(NamedDir { inside, host: None }) => {
-                return Place { host: own, inside: of_rank(inside.clone(), policy.shards, rank) };
+            Some(NamedDir { inside, host: None, .. }) => {
+                let inside = of_rank(inside.clone(), policy.shards, rank);
+                return Place { host: Beneath::new(own), inside };
             }
-            Some(NamedDir { inside, host: Some(host) }) => {
-                Place { host: host.clone(), inside: inside.clone() }
+            Some(NamedDir { inside, host: Some(host), below }) => {
+                Place { host: Beneath::new(host.clone()).join(below), inside: inside.clone() }
             }
         },
     };
@@ -166,13 +171,14 @@ fn of_rank(directory: PathBuf, shards: Shards, rank: Rank) -> PathBuf {
 /// Makes the task's checkpoint directory. One of Convoke's own is writable for any user of a container;
 /// one of the user's keeps its rights.
 pub(super) fn make_checkpoint_dir(place: &Place, inside: Option<&Inside>) -> io::Result<()> {
-    fs::create_dir_all(&place.host)?;
+    place.host.create_dir_all()?;
     let own = inside.is_some_and(|i| i.checkpoints.as_ref().is_none_or(|named| named.host.is_none()));
-    if own { open_to_all(&place.host, 0o777) } else { Ok(()) }
+    if own { open_to_all(place, 0o777) } else { Ok(()) }
 }
 
-fn open_to_all(path: &Path, mode: u32) -> io::Result<()> {
-    fs::set_permissions(path, Permissions::from_mode(mode))
+/// Of Convoke's own places, whose last directory only the agent can replace.
+fn open_to_all(place: &Place, mode: u32) -> io::Result<()> {
+    fs::set_permissions(place.host.path(), Permissions::from_mode(mode))
 }
 
 /// The job's own name for its checkpoint directory, absolute in the container: relative to its working

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use convoke_model::{DesiredReplica, Explanation, NodeAddress};
 
+use crate::blocking::blocking;
 use crate::checkpoint::fetch;
 use crate::files::HostMount;
 use crate::host::Host;
@@ -59,6 +60,7 @@ impl Refusal {
 /// Prepares a replica whose devices are reserved. What it holds is released when the result is
 /// dropped.
 pub async fn prepare(host: &Host, desired: &DesiredReplica) -> Result<Prepared, Refusal> {
+    host.cleaner.proven(&desired.placement.devices).await.map_err(Refusal::for_now)?;
     let data = check(host, desired).await?;
     check_interfaces(desired)?;
     hold_and_fetch(host, desired, data).await
@@ -78,7 +80,8 @@ async fn check(host: &Host, desired: &DesiredReplica) -> Result<NodeAddress, Ref
         )));
     }
     let directory = runtime::working_dir(spec);
-    if !directory.is_dir() {
+    let looked = directory.clone();
+    if !blocking(move || looked.is_dir()).await.map_err(Refusal::for_now)? {
         return Err(Refusal::for_good(format!(
             "the working directory {} does not exist on node {}; create it there, or set working_dir",
             directory.display(),
@@ -113,12 +116,16 @@ async fn hold_and_fetch(
         }
         None => (Vec::new(), None),
     };
-    for rank in &ranks {
-        let place = checkpoints(host, desired, inside.as_ref(), *rank);
-        make_checkpoint_dir(&place, inside.as_ref()).map_err(|e| {
-            Refusal::for_now(format!("cannot make the checkpoint directory {}: {e}", place.host.display()))
-        })?;
-    }
+    let places: Vec<_> =
+        ranks.iter().map(|rank| checkpoints(host, desired, inside.as_ref(), *rank)).collect();
+    let contained = inside.clone();
+    let made = blocking(move || {
+        places.iter().try_for_each(|place| {
+            make_checkpoint_dir(place, contained.as_ref())
+                .map_err(|e| format!("cannot make the checkpoint directory {}: {e}", place.host))
+        })
+    });
+    made.await.flatten().map_err(Refusal::for_now)?;
     // The first is the master port, then one for each task.
     let mut ports = host
         .ports()

@@ -18,24 +18,30 @@ const TELEMETRY_TIMEOUT: Duration = Duration::from_secs(600);
 /// Pause before another try, after the disk or the runtime refused.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Removes everything of a replica; returns when nothing is left.
-pub async fn remove(host: &Host, key: &ReplicaKey, tasks: &[TaskKey], services: Vec<TaskServices>) {
+/// Removes everything of a replica but what it owes; true if that is something.
+pub async fn remove(host: &Host, key: &ReplicaKey, tasks: &[TaskKey], services: Vec<TaskServices>) -> bool {
     let seen_off = futures::future::join_all(services.into_iter().map(TaskServices::telemetry_done));
     if tokio::time::timeout(TELEMETRY_TIMEOUT, seen_off).await.is_err() {
         warn!(job = %key.job, "the last lines were not acknowledged in time and are dropped");
     }
-    while let Err(problem) = remove_files(host, key, tasks).await {
-        host.conditions.raise("CannotRemove", &about(key), problem);
+    let kept = loop {
+        match remove_files(host, key, tasks).await {
+            Ok(kept) => break kept,
+            Err(problem) => host.conditions.raise("CannotRemove", &about(key), problem),
+        }
         tokio::time::sleep(RETRY).await;
-    }
+    };
     host.conditions.forget(&about(key));
-    host.warnings.forget(&about(key));
+    if !kept {
+        host.warnings.forget(&about(key));
+    }
     for task in tasks {
         host.conditions.forget(&task.to_string());
     }
+    kept
 }
 
-async fn remove_files(host: &Host, key: &ReplicaKey, tasks: &[TaskKey]) -> Result<(), String> {
+async fn remove_files(host: &Host, key: &ReplicaKey, tasks: &[TaskKey]) -> Result<bool, String> {
     for task in tasks {
         match host.runtime.remove(task).await {
             Ok(()) | Err(RuntimeError::Unknown(_)) => {}
@@ -49,9 +55,12 @@ async fn remove_files(host: &Host, key: &ReplicaKey, tasks: &[TaskKey]) -> Resul
         }
         remove_dir(&host.home.socket_dir(key, task.rank)).await?;
     }
+    if host.files.keep(key).await? {
+        return Ok(true);
+    }
     // What is mounted goes first.
     host.files.remove(key).await?;
-    remove_dir(&host.home.replica_dir(key)).await
+    remove_dir(&host.home.replica_dir(key)).await.map(|()| false)
 }
 
 async fn remove_dir(path: &Path) -> Result<(), String> {

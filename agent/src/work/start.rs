@@ -12,13 +12,14 @@ use super::explain::{Ended, explain};
 use super::paths::{Inside, TaskPaths};
 use super::with_sources;
 use super::{hosts, network};
+use crate::blocking::blocking;
 use crate::clock::now;
 use crate::env::{Facts, task_environment};
 use crate::host::Host;
 use crate::ledger::Record;
 use crate::peers::reach;
 use crate::replica::task_ranks;
-use crate::runtime::{Container, RuntimeError, TaskKey, TaskSpec, working_dir};
+use crate::runtime::{Container, RuntimeError, TaskKey, TaskSpec, TaskStatus, working_dir};
 use crate::work::Refusal;
 
 /// How long a task may take to start: a fork and an exec, or a container, on a host that may be
@@ -72,14 +73,14 @@ async fn check_peers(host: &Host, start: &Start) -> Result<(), Refusal> {
 }
 
 async fn start_one(host: &Host, start: &Start, rank: Rank) -> Result<(), TaskExit> {
-    let spec =
-        task_spec(host, start, rank).map_err(|message| failed(ExitStatus::Code(CANNOT_RUN), message))?;
+    let spec = task_spec(host, start, rank).await;
+    let spec = spec.map_err(|message| failed(ExitStatus::Code(CANNOT_RUN), message))?;
     let key = spec.key.clone();
     match tokio::time::timeout(START_TIMEOUT, host.runtime.start(spec)).await {
         // An earlier agent started it and died before it could say so.
         Ok(Ok(()) | Err(RuntimeError::Exists(_))) => Ok(()),
         Ok(Err(error)) => Err(failed(ExitStatus::Unknown, with_sources(&error))),
-        Err(_) if host.runtime.status(&key).is_some() => Ok(()),
+        Err(_) if host.runtime.status(&key).is_some_and(|status| status != TaskStatus::Starting) => Ok(()),
         Err(_) => {
             // What may still come of it must not outlive the report that nothing did.
             let _ = host.runtime.stop(&key, Duration::ZERO).await;
@@ -89,7 +90,7 @@ async fn start_one(host: &Host, start: &Start, rank: Rank) -> Result<(), TaskExi
     }
 }
 
-fn task_spec(host: &Host, start: &Start, rank: Rank) -> Result<TaskSpec, String> {
+async fn task_spec(host: &Host, start: &Start, rank: Rank) -> Result<TaskSpec, String> {
     let Record { desired, inside, resume, .. } = &start.record;
     let key = TaskKey { replica: desired.key(), rank };
     let paths = TaskPaths::of(host, desired, inside.as_ref(), resume.as_deref(), rank);
@@ -114,8 +115,9 @@ fn task_spec(host: &Host, start: &Start, rank: Rank) -> Result<TaskSpec, String>
     }
     let container = match inside {
         Some(inside) => {
-            let mut container = container(host, start, inside, &paths, rank)?;
+            let mut container = container(host, start, inside, &paths, rank).await?;
             let hosts = hosts::mount(host, desired, &key, &data, &container.mounts)
+                .await
                 .map_err(|e| format!("cannot write the container's /etc/hosts: {e}"))?;
             container.mounts.extend(hosts);
             Some(Box::new(container))
@@ -133,7 +135,7 @@ fn task_spec(host: &Host, start: &Start, rank: Rank) -> Result<TaskSpec, String>
     })
 }
 
-fn container(
+async fn container(
     host: &Host,
     start: &Start,
     inside: &Inside,
@@ -143,7 +145,9 @@ fn container(
     let desired = &start.record.desired;
     let spec = &desired.spec;
     let docker = host.docker.as_ref().ok_or_else(|| RuntimeError::NoEngine.to_string())?;
-    paths.make().map_err(|e| format!("cannot make what the container of rank {rank} mounts: {e}"))?;
+    let own = paths.clone();
+    let made = blocking(move || own.make().map_err(|e| e.to_string())).await.flatten();
+    made.map_err(|e| format!("cannot make what the container of rank {rank} mounts: {e}"))?;
     let ranks = task_ranks(desired);
     let name = |rank| container_name(desired, rank, docker.instance());
     let first = ranks.first().copied().filter(|first| *first != rank);
@@ -185,7 +189,8 @@ fn container_name(desired: &DesiredReplica, rank: Rank, instance: &str) -> Strin
 
 /// The GPUs among the replica's devices.
 fn gpus(host: &Host, desired: &DesiredReplica) -> Vec<DeviceId> {
-    let is_gpu = |id: &&DeviceId| host.inventory.iter().any(|d| d.id == **id && d.kind == DeviceKind::Gpu);
+    let inventory = host.devices.inventory();
+    let is_gpu = |id: &&DeviceId| inventory.iter().any(|d| d.id == **id && d.kind == DeviceKind::Gpu);
     desired.placement.devices.iter().filter(is_gpu).cloned().collect()
 }
 

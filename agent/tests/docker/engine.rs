@@ -199,6 +199,34 @@ pub(super) fn an_engine_that_is_killed_takes_its_containers_when_it_is_back() {
     });
 }
 
+pub(super) fn what_ended_with_its_engine_while_no_agent_was_there_is_no_success() {
+    block_on(async {
+        let mut engine = PrivateEngine::start("{}").await;
+        let world = World::on(engine.socket().to_str().unwrap()).await;
+        // A killed engine asks its containers to end when it is back.
+        for (job, signal) in [("stopped", Signal::TERM), ("killed", Signal::KILL)] {
+            let agent = world.agent();
+            let replica = contained(job, &["cpu-0"], ENDS_WELL_WHEN_ASKED);
+            world.coordinator.want(&[running(&replica)]);
+            world.until_said(&replica, 0, "ready").await;
+            agent.kill();
+            engine.signal(signal);
+            world.coordinator.memory().observed = None;
+            engine.start_again().await;
+            let agent = world.agent();
+            let exit = world.coordinator.wait_replica(&replica, "the end", exit).await;
+            assert_eq!((exit.status, exit.stopped), (ExitStatus::Unknown, false), "{job}");
+            assert!(exit.message.unwrap().contains("while no agent was there (exit code 0)"));
+            world.coordinator.want(&[]);
+            world
+                .coordinator
+                .wait("removal", |m| m.observed.as_ref()?.replicas.is_empty().then_some(()))
+                .await;
+            agent.kill();
+        }
+    });
+}
+
 pub(super) fn an_agent_that_starts_before_its_engine_finds_its_tasks_when_it_is_back() {
     block_on(async {
         let mut engine = PrivateEngine::start("{}").await;

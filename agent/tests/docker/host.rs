@@ -1,7 +1,7 @@
 //! A Docker runtime of a test's own, on the engine of this host.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -10,13 +10,15 @@ use convoke_agent::conditions::Conditions;
 use convoke_agent::engine::images::Policy;
 use convoke_agent::engine::{DEFAULT_SOCKET, Engine};
 use convoke_agent::runtime::docker::DockerConfig;
-use convoke_agent::runtime::{Container, DockerRuntime, Runtime as _, TaskKey, TaskSpec, ended};
+use convoke_agent::runtime::{DockerRuntime, Runtime as _, TaskKey, TaskSpec, ended};
 use convoke_agent::spool::{Line, Reader};
-use convoke_model::{
-    AgentInstance, ContainerOptions, Generation, JobId, NodeId, NodeRank, Rank, ReplicaKey, ResourceLimits,
-    TaskExit,
-};
+use convoke_model::{AgentInstance, Rank, TaskExit};
 use tokio::time::{sleep, timeout};
+
+#[path = "../support/task.rs"]
+mod task;
+
+use self::task::contained_task;
 
 /// Built by tests/images/build.sh: a static busybox.
 pub(super) const IMAGE: &str = "convoke-test/base:1";
@@ -55,49 +57,30 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) async fn new() -> Self {
+        Self::behind(Path::new(DEFAULT_SOCKET)).await
+    }
+
+    /// One that reaches this host's engine by a socket of a test's own.
+    pub(super) async fn behind(socket: &Path) -> Self {
         let instance = uuid::Uuid::new_v4().to_string();
         let dir = tempfile::tempdir().unwrap();
-        let runtime = runtime(dir.path(), &instance);
+        let runtime = runtime(dir.path(), socket, &instance);
         let docker = runtime.reach(DEADLINE).await.unwrap().engine.docker().clone();
         Self { dir, instance, runtime, docker }
     }
 
     /// A runtime as a new agent on the same directory has it. The one before goes on beside it.
     pub(super) async fn another(&self) -> DockerRuntime {
-        let another = runtime(self.dir.path(), &self.instance);
+        let another = runtime(self.dir.path(), Path::new(DEFAULT_SOCKET), &self.instance);
         another.recover().await.unwrap();
         another
     }
 
     pub(super) fn spec(&self, rank: u32, command: &[&str]) -> TaskSpec {
-        let job = JobId::new("job-1").unwrap();
-        let replica = ReplicaKey { job, generation: Generation(1), node_rank: NodeRank(0) };
-        let container = Container {
-            name: format!("convoke-test-{}-{rank}", self.instance),
-            image: IMAGE.to_owned(),
-            image_name: IMAGE.to_owned(),
-            entrypoint: None,
-            command: command.iter().map(|word| (*word).to_owned()).collect(),
-            working_dir: None,
-            mounts: Vec::new(),
-            options: ContainerOptions::default(),
-            limits: ResourceLimits::default(),
-            gpus: Vec::new(),
-            gpu_injection: None,
-            gang: false,
-            stop_grace: None,
-            cluster: None,
-            ipc_of: None,
-        };
-        TaskSpec {
-            key: TaskKey { replica, rank: Rank(rank) },
-            node: NodeId::new("node-a").unwrap(),
-            argv: Vec::new(),
-            environment: BTreeMap::new(),
-            working_dir: PathBuf::from("/"),
-            stop_signal: 15,
-            container: Some(Box::new(container)),
-        }
+        let name = format!("convoke-test-{}-{rank}", self.instance);
+        let mut spec = contained_task(&name, IMAGE, command);
+        spec.key.rank = Rank(rank);
+        spec
     }
 
     pub(super) async fn start(&self, rank: u32, script: &str) -> TaskKey {
@@ -152,10 +135,10 @@ impl Drop for Host {
     }
 }
 
-fn runtime(dir: &Path, instance: &str) -> DockerRuntime {
+fn runtime(dir: &Path, socket: &Path, instance: &str) -> DockerRuntime {
     DockerRuntime::new(DockerConfig {
         tasks_dir: dir.join("tasks"),
-        socket: DEFAULT_SOCKET.into(),
+        socket: socket.to_owned(),
         seen_file: dir.join("docker"),
         gpu_injection: None,
         instance: AgentInstance::new(instance).unwrap(),

@@ -51,6 +51,7 @@ fn cases() -> Vec<Case> {
             long_lines_are_joined_and_cut_at_64_kib,
             a_flood_loses_nothing,
             a_flood_through_small_rotated_files_is_whole_or_marked,
+            a_last_reading_that_breaks_off_goes_on_when_the_engine_is_back,
             lines_that_were_rotated_away_while_nobody_read_are_marked;
         lives:
             a_job_runs_in_containers_and_leaves_nothing,
@@ -72,6 +73,7 @@ fn private_cases() -> Vec<Case> {
             an_engine_that_stops_takes_its_containers_and_is_told_so,
             an_engine_with_live_restore_comes_back_to_running_containers,
             an_engine_that_is_killed_takes_its_containers_when_it_is_back,
+            what_ended_with_its_engine_while_no_agent_was_there_is_no_success,
             an_agent_that_starts_before_its_engine_finds_its_tasks_when_it_is_back;
     }
     .to_vec()

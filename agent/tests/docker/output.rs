@@ -1,15 +1,21 @@
 //! Containers' output on its way into the spool.
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bollard::exec::{CreateExecOptions, StartExecOptions};
 use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, LogsOptionsBuilder};
+use convoke_agent::engine::DEFAULT_SOCKET;
 use convoke_agent::runtime::{Runtime as _, TaskKey, ended};
 use convoke_agent::spool::{MAX_LINE, Source};
 use convoke_model::ExitStatus;
 use futures::StreamExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use super::host::{DEADLINE, Host, IMAGE, block_on};
@@ -121,6 +127,61 @@ pub(super) fn a_flood_through_small_rotated_files_is_whole_or_marked() {
         assert!(count > 5_000, "{count} lines, {gaps} gaps");
         let last = host.texts(&task);
         assert_eq!(last.last().unwrap(), "end", "the newest lines are never the ones lost");
+    });
+}
+
+/// Passes requests on to the host's engine; the first answer with a whole log breaks off.
+fn break_a_last_reading(socket: &Path) -> Arc<AtomicBool> {
+    let (listener, broken) = (UnixListener::bind(socket).unwrap(), Arc::<AtomicBool>::default());
+    let shared = broken.clone();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(pass_on(client, shared.clone()));
+        }
+    });
+    broken
+}
+
+async fn pass_on(mut client: UnixStream, broken: Arc<AtomicBool>) -> std::io::Result<()> {
+    let mut engine = UnixStream::connect(DEFAULT_SOCKET).await?;
+    let (mut asked, mut told) = ([0; 64 << 10], vec![0; 64 << 10]);
+    let mut left = usize::MAX;
+    loop {
+        tokio::select! {
+            count = client.read(&mut asked) => {
+                let asked = &asked[..count?];
+                let text = String::from_utf8_lossy(asked);
+                if text.contains("/logs?") && text.contains("follow=false") && !broken.swap(true, Ordering::Relaxed) {
+                    left = 100_000;
+                }
+                engine.write_all(asked).await?;
+                if asked.is_empty() {
+                    return Ok(());
+                }
+            }
+            count = engine.read(&mut told) => {
+                let told = &told[..count?];
+                left = left.saturating_sub(told.len());
+                if told.is_empty() || left == 0 {
+                    return Ok(());
+                }
+                client.write_all(told).await?;
+            }
+        }
+    }
+}
+
+pub(super) fn a_last_reading_that_breaks_off_goes_on_when_the_engine_is_back() {
+    block_on(async {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("docker.sock");
+        let broken = break_a_last_reading(&socket);
+        let host = Host::behind(&socket).await;
+        let task = host.start(0, "seq 1 20000; exit 4").await;
+        assert_eq!(host.ended(&task).await.status, ExitStatus::Code(4));
+        assert!(broken.load(Ordering::Relaxed));
+        let expected: Vec<String> = (1..=20_000).map(|n| n.to_string()).collect();
+        assert!(host.texts(&task) == expected, "every line once, and no remark");
     });
 }
 

@@ -10,11 +10,12 @@ use bollard::query_parameters::{
 use convoke_agent::engine::create::{Context, Node, body};
 use convoke_agent::engine::{Engine, EngineError, RefusedUlimits};
 use convoke_agent::files::{HostMount, HostSource};
-use convoke_agent::runtime::{Container, TaskKey, TaskSpec};
+use convoke_agent::runtime::TaskSpec;
 use convoke_model::*;
 use futures::StreamExt as _;
 
 use crate::scene::{LIBRARY_PATH, Scene};
+use crate::task::contained_task;
 
 pub async fn the_engine_describes_itself(scene: &mut Scene) {
     let info = scene.engine.info().await.unwrap();
@@ -32,35 +33,13 @@ pub async fn the_engine_describes_itself(scene: &mut Scene) {
     assert_eq!(told.info().await.unwrap().gpu_injection, Some(GpuInjection::Direct));
 }
 
-fn task(scene: &Scene, image: String, command: &str) -> TaskSpec {
-    let container = Container {
-        name: scene.unique.clone(),
-        image,
-        image_name: String::new(),
-        entrypoint: Some(vec!["/bin/sh".to_owned(), "-c".to_owned()]),
-        command: vec![command.to_owned()],
-        working_dir: Some("/data".to_owned()),
-        mounts: Vec::new(),
-        options: ContainerOptions::default(),
-        limits: ResourceLimits::default(),
-        gpus: Vec::new(),
-        gpu_injection: None,
-        gang: false,
-        stop_grace: None,
-        cluster: None,
-        ipc_of: None,
-    };
-    let replica =
-        ReplicaKey { job: JobId::new("j").unwrap(), generation: Generation(1), node_rank: NodeRank(0) };
-    TaskSpec {
-        key: TaskKey { replica, rank: Rank(0) },
-        node: NodeId::new("n").unwrap(),
-        argv: Vec::new(),
-        environment: BTreeMap::from([("WORD".to_owned(), "a b".to_owned())]),
-        working_dir: "/".into(),
-        stop_signal: 15,
-        container: Some(Box::new(container)),
-    }
+fn task(scene: &Scene, image: &str, command: &str) -> TaskSpec {
+    let mut task = contained_task(&scene.unique, image, &[command]);
+    task.environment.insert("WORD".to_owned(), "a b".to_owned());
+    let container = task.container.as_mut().unwrap();
+    container.entrypoint = Some(vec!["/bin/sh".to_owned(), "-c".to_owned()]);
+    container.working_dir = Some("/data".to_owned());
+    task
 }
 
 fn request(task: &TaskSpec, refused: &RefusedUlimits) -> (ContainerCreateBody, Vec<String>) {
@@ -104,7 +83,7 @@ const LOOK: &str = "while read -r line; do echo \"$line\"; done < /proc/mounts; 
 pub async fn a_container_finds_what_its_request_asked_for(scene: &mut Scene) {
     let shell = scene.shell();
     let image = scene.load(&shell).await.id;
-    let mut task = task(scene, image, LOOK);
+    let mut task = task(scene, &image, LOOK);
     let data = scene.directory.path().join("mine");
     std::fs::create_dir(&data).unwrap();
     let container = task.container.as_mut().unwrap();
@@ -152,7 +131,7 @@ pub async fn a_container_finds_what_its_request_asked_for(scene: &mut Scene) {
 pub async fn an_ulimit_that_the_host_refuses_costs_one_try_and_not_the_task(scene: &mut Scene) {
     let shell = scene.shell();
     let image = scene.load(&shell).await.id;
-    let mut task = task(scene, image, "exit 3");
+    let mut task = task(scene, &image, "exit 3");
     let container = task.container.as_mut().unwrap();
     container.working_dir = None;
     container.options.network_mode = Some("none".to_owned());
@@ -194,7 +173,7 @@ pub async fn a_container_sees_the_gpu_that_it_was_given_and_no_other(scene: &mut
     let programs: Vec<&Path> = node.gpus.programs.values().map(std::path::PathBuf::as_path).collect();
     let image = scene.programs(&programs);
     let image = scene.load(&image).await.id;
-    let mut task = task(scene, image, "echo $LD_LIBRARY_PATH; /usr/bin/nvidia-smi -L");
+    let mut task = task(scene, &image, "echo $LD_LIBRARY_PATH; /usr/bin/nvidia-smi -L");
     let container = task.container.as_mut().unwrap();
     container.working_dir = None;
     container.gpus = vec![DeviceId::new(given).unwrap()];

@@ -11,6 +11,8 @@ mod private;
 mod registry;
 mod scene;
 mod shipped;
+#[path = "../support/task.rs"]
+mod task;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,13 +37,25 @@ impl Host {
     }
 
     pub fn at(dir: tempfile::TempDir, lifeline: Option<PathBuf>) -> Self {
-        let runtime = runtime(&dir.path().join("tasks"), lifeline.clone());
+        let runtime = runtime(&dir.path().join("tasks"), agent_binary(), lifeline.clone());
         Self { dir, runtime, lifeline }
+    }
+
+    /// One whose shims do nothing before the file `go` is there.
+    pub fn with_held_shims(go: &str) -> Self {
+        let mut host = Self::new();
+        let (shim, dir) = (host.path("shim"), host.dir.path().display().to_string());
+        let wait = format!("until [ -e {dir}/{go} ] || [ ! -d {dir} ]; do sleep 0.01; done");
+        let script = format!("#!/bin/sh\n{wait}\nexec {} \"$@\"\n", agent_binary().display());
+        fs::write(&shim, script).unwrap();
+        fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
+        host.runtime = runtime(&host.path("tasks"), &shim, None);
+        host
     }
 
     /// What a new agent on the same directory sees.
     pub async fn agent_restarts(&mut self) -> Vec<TaskKey> {
-        self.runtime = runtime(&self.path("tasks"), self.lifeline.clone());
+        self.runtime = runtime(&self.path("tasks"), agent_binary(), self.lifeline.clone());
         self.runtime.recover().await.unwrap()
     }
 
@@ -121,10 +134,10 @@ impl Drop for Host {
     }
 }
 
-fn runtime(tasks_dir: &Path, lifeline: Option<PathBuf>) -> ProcessRuntime {
+fn runtime(tasks_dir: &Path, shim: &Path, lifeline: Option<PathBuf>) -> ProcessRuntime {
     ProcessRuntime::new(ProcessConfig {
         tasks_dir: tasks_dir.to_owned(),
-        shim: agent_binary().to_owned(),
+        shim: shim.to_owned(),
         lifeline,
         output_limit: OUTPUT_LIMIT / 4,
     })

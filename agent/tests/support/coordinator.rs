@@ -293,6 +293,13 @@ impl AgentService for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
     }
 
+    async fn report_gpus(
+        &self,
+        _: Request<v1::ReportGpusRequest>,
+    ) -> Result<Response<v1::ReportGpusResponse>, Status> {
+        Ok(Response::new(v1::ReportGpusResponse {}))
+    }
+
     async fn publish_unique_id(
         &self,
         request: Request<v1::PublishUniqueIdRequest>,

@@ -37,7 +37,12 @@ impl Project {
         let named = containers()
             .flat_map(|c| &c.volumes)
             .filter(|m| m.kind == MountKind::Volume && !m.source.is_empty());
-        let volumes: Map<_, _> = named.map(|m| (m.source.clone(), json!({"name": m.source}))).collect();
+        let external = |name: &String| containers().any(|c| c.external_volumes.contains(name));
+        let volume = |name: &String| match external(name) {
+            true => json!({"name": name, "external": true}),
+            false => json!({"name": name}),
+        };
+        let volumes: Map<_, _> = named.map(|m| (m.source.clone(), volume(&m.source))).collect();
         let files = |grants: Vec<&FileGrant>| {
             grants.into_iter().map(|g| (g.source.clone(), json!({"file": g.file}))).collect::<Map<_, _>>()
         };
@@ -80,6 +85,7 @@ fn service(job: &JobSpec) -> Json {
     put(&mut out, "working_dir", job.working_dir.clone());
     put(&mut out, "stop_signal", signal_text(job.stop_signal));
     put(&mut out, "stop_grace_period", duration_text(job.stop_grace));
+    put(&mut out, "restart", job.restart.after_success.then_some("always"));
     put(&mut out, "deploy", deploy(job));
     put(&mut out, "x-convoke", extension(job));
     container(&mut out, &job.container);
@@ -95,7 +101,7 @@ fn deploy(job: &JobSpec) -> Json {
     let constraints: Vec<Json> = job.constraints.iter().map(|c| constraint(c).into()).collect();
     let mut out = Map::from_iter([("replicas".to_owned(), job.replicas.into())]);
     put(&mut out, "resources", Json::Object(resources));
-    if job.restart != RestartPolicy::default() {
+    if job.restart != RestartPolicy::default() && !job.restart.after_success {
         put(&mut out, "restart_policy", restart(&job.restart));
     }
     if !constraints.is_empty() {
@@ -208,6 +214,9 @@ fn container(out: &mut Map<String, Json>, options: &ContainerOptions) {
     put(out, "network_mode", options.network_mode.clone());
     put(out, "hostname", options.hostname.clone());
     put(out, "extra_hosts", options.extra_hosts.clone());
+    put(out, "dns", options.dns.clone());
+    put(out, "group_add", options.group_add.clone());
+    put(out, "sysctls", strings(&options.sysctls));
 }
 
 fn mount(mount: &Mount) -> Json {

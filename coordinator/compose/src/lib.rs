@@ -15,6 +15,7 @@ mod files;
 mod interpolate;
 mod merge;
 mod name;
+mod networks;
 mod place;
 mod project;
 mod report;

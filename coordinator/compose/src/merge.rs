@@ -34,12 +34,14 @@ fn rule(path: &[String]) -> Rule {
         ["command" | "entrypoint" | "gpus"]
         | ["healthcheck", "test"]
         | ["deploy", "resources", "reservations", "devices"] => Rule::Replace,
-        ["environment" | "labels"] | ["build", "args" | "labels"] | ["deploy", "labels"] => Rule::Pairs,
+        ["environment" | "labels" | "sysctls"] | ["build", "args" | "labels"] | ["deploy", "labels"] => {
+            Rule::Pairs
+        }
         ["extra_hosts"] => Rule::Hosts,
-        ["depends_on"] => Rule::Names,
+        ["depends_on" | "networks"] => Rule::Names,
         ["build"] => Rule::Short("context"),
         ["extends"] => Rule::Short("service"),
-        ["env_file" | "tmpfs"] => Rule::Many,
+        ["env_file" | "tmpfs" | "dns"] => Rule::Many,
         ["volumes"] => Rule::Unique(volume),
         ["ports"] => Rule::Unique(port),
         ["secrets" | "configs"] => Rule::Unique(grant),

@@ -17,10 +17,20 @@ impl Project {
     /// `None` if there is no such service.
     pub fn place_of(&self, service: &str, key: &str) -> Option<KeyPlace> {
         let service = entry(self.tree.get("services")?, service)?;
-        let mut names = key.split('.');
-        let last = names.try_fold(service, |at, name| entry(&at.node, name));
+        let find = |key: &str| key.split('.').try_fold(service, |at, name| entry(&at.node, name));
+        let last = find(key).or_else(|| find(older(key)?));
         let of_service = || KeyPlace { place: service.place.clone(), found: false };
         Some(last.map_or_else(of_service, |at| KeyPlace { place: at.place.clone(), found: true }))
+    }
+}
+
+/// What says the same as a key of `deploy`, from before there was one.
+fn older(key: &str) -> Option<&'static str> {
+    match key {
+        "deploy.resources.limits.memory" => Some("mem_limit"),
+        "deploy.resources.limits.cpus" => Some("cpus"),
+        "deploy.resources.limits.pids" => Some("pids_limit"),
+        _ => None,
     }
 }
 

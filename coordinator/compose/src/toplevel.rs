@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cursor::{Cursor, Unsupported};
+use crate::networks;
 use crate::project::LoadOptions;
 use crate::report::Report;
 use crate::tree::{Entry, Value};
@@ -18,9 +19,12 @@ const UNSUPPORTED: &Unsupported = &[
 pub(crate) struct TopLevel {
     /// Named volumes and what the engine is to call them.
     pub(crate) volumes: BTreeMap<String, String>,
+    /// What the engine calls those that it must have already.
+    pub(crate) external: BTreeSet<String>,
     /// Secrets and configs and the submitter's files that hold them.
     pub(crate) secrets: BTreeMap<String, String>,
     pub(crate) configs: BTreeMap<String, String>,
+    pub(crate) networks: BTreeSet<String>,
 }
 
 impl TopLevel {
@@ -32,37 +36,26 @@ impl TopLevel {
         if let Some(extension) = root.get("x-convoke") {
             extension.note(report, "has no effect here: x-convoke belongs below a service");
         }
-        if let Some(networks) = root.get("networks") {
-            check_networks(&networks, report);
-        }
+        let (volumes, external) =
+            root.get("volumes").map(|v| volumes(&v, project, report)).unwrap_or_default();
         Self {
-            volumes: root.get("volumes").map(|v| volumes(&v, project, report)).unwrap_or_default(),
+            volumes,
+            external,
             secrets: root.get("secrets").map(|s| grants(&s, report)).unwrap_or_default(),
             configs: root.get("configs").map(|c| grants(&c, report)).unwrap_or_default(),
+            networks: networks::declared(root, report),
         }
     }
 }
 
-fn check_networks(networks: &Cursor<'_>, report: &mut Report) {
-    for (entry, at) in networks.entries(report) {
-        let empty = match &at.node.value {
-            Value::Null => true,
-            Value::Map(entries) => entries.is_empty(),
-            _ => false,
-        };
-        if entry.key == "default" || empty {
-            report.note(Some(&entry.place), at.path, "has no effect: gangs use the hosts' networks");
-        } else {
-            let message = "networks are not supported by Convoke: gangs use the hosts' networks; \
-                           remove it, or choose one with network_mode";
-            report.problem(Some(&entry.place), at.path, message);
-        }
-    }
-}
-
-fn volumes(at: &Cursor<'_>, project: &str, report: &mut Report) -> BTreeMap<String, String> {
+/// What the engine is to call each, and which of those names it must have already.
+fn volumes(
+    at: &Cursor<'_>,
+    project: &str,
+    report: &mut Report,
+) -> (BTreeMap<String, String>, BTreeSet<String>) {
     const LOCAL: &str = "mount it on the nodes and name its absolute path";
-    let mut volumes = BTreeMap::new();
+    let (mut volumes, mut externals) = (BTreeMap::new(), BTreeSet::new());
     for (entry, at) in at.entries(report) {
         at.only(report, &["name", "external", "driver", "labels"], &[("driver_opts", LOCAL)]);
         if let Some(driver) = at.get("driver")
@@ -75,9 +68,12 @@ fn volumes(at: &Cursor<'_>, project: &str, report: &mut Report) -> BTreeMap<Stri
             .get("name")
             .and_then(|n| n.string(report))
             .unwrap_or_else(|| if external { entry.key.clone() } else { format!("{project}_{}", entry.key) });
+        if external {
+            externals.insert(name.clone());
+        }
         volumes.insert(entry.key.clone(), name);
     }
-    volumes
+    (volumes, externals)
 }
 
 fn grants(at: &Cursor<'_>, report: &mut Report) -> BTreeMap<String, String> {

@@ -47,6 +47,51 @@ fn notes(project: &Project) -> String {
 const PLAIN: &str = "services:\n  train:\n    image: i\n";
 
 #[test]
+fn what_the_guides_write_for_one_host_is_read_with_a_note() {
+    let lines = "networks: [back]\nplatform: linux/amd64\npull_policy: always\ndevelop: {watch: []}\nannotations: {a: b}";
+    let project = load(&[("compose.yaml", &format!("{}networks:\n  back:\n", text(lines)))]);
+    let notes = notes(&project);
+    for (line, key) in [
+        (4, "services.train.networks"),
+        (5, "services.train.platform"),
+        (6, "services.train.pull_policy"),
+        (7, "services.train.develop"),
+        (8, "services.train.annotations"),
+        (10, "networks.back"),
+    ] {
+        assert!(notes.contains(&format!("compose.yaml:{line}: {key}: has no effect")), "{key}:\n{notes}");
+    }
+}
+
+#[test]
+fn an_external_volume_keeps_its_name_and_is_not_to_be_made() {
+    let file = "services:\n  train:\n    image: i\n    volumes: ['data:/data', 'cache:/cache', 'lab:/lab']\n\
+                volumes:\n  data: {external: true}\n  cache:\n  lab: {external: true, name: lab-data}\n";
+    let project = load(&[("compose.yaml", file)]);
+    let names: Vec<_> = project.jobs[0].container.external_volumes.iter().map(String::as_str).collect();
+    assert_eq!(names, ["data", "lab-data"]);
+    assert_eq!(load(&[("compose.yaml", &project.to_yaml())]).jobs, project.jobs);
+}
+
+#[test]
+fn networks_of_several_files_are_one_map() {
+    let over = "services:\n  train:\n    networks: {back: {aliases: [x]}}\n";
+    let base = format!("{}networks:\n  back:\n", text("networks: [back]"));
+    let project = load(&[("compose.yaml", &base), ("compose.override.yaml", over)]);
+    assert!(notes(&project).contains("override.yaml:3: services.train.networks.back.aliases: has no effect"));
+}
+
+#[test]
+fn limits_and_nodes_may_be_said_in_the_words_from_before_deploy() {
+    let job = service("mem_limit: 1g\ncpus: 0.5\npids_limit: 10\nscale: 3");
+    let limits =
+        convoke_model::ResourceLimits { milli_cpus: Some(500), memory: Some(1 << 30), pids: Some(10) };
+    assert_eq!((job.limits, job.replicas), (limits, 3));
+    let same = "mem_limit: 1g\nscale: 3\ndeploy: {replicas: 3, resources: {limits: {memory: 1024m}}}";
+    assert_eq!(service(same).replicas, 3);
+}
+
+#[test]
 fn a_bare_service_gets_the_documented_defaults() {
     let job = only_job(load(&[("compose.yaml", PLAIN)]));
     assert_eq!(job.name.as_str(), "mydemo-train");
@@ -273,6 +318,23 @@ fn accelerates_processes_are_counted_over_all_machines() {
     assert_eq!(procs("command: accelerate launch t.py\ngpus: 4"), None);
     let gang = load(&[("compose.yaml", &text("command: accelerate launch t.py\ndeploy: {replicas: 2}"))]);
     assert!(notes(&gang).contains("accelerate launch meets at port 29500 whatever Convoke allocates"));
+}
+
+#[test]
+fn only_what_does_not_train_starts_again_after_its_end_and_a_training_is_told_so() {
+    let again = |lines: &str| service(lines).restart.after_success;
+    for word in ["always", "unless-stopped"] {
+        assert!(again(&format!("restart: {word}")));
+        let trains = ["gpus: 1", "command: torchrun t.py", "deploy: {replicas: 2}"];
+        for training in trains {
+            let lines = format!("restart: {word}\n{training}");
+            assert!(!again(&lines), "{lines}");
+            assert!(
+                notes(&load(&[("compose.yaml", &text(&lines))])).contains("has finished once it ends with 0")
+            );
+        }
+    }
+    assert!(!again("restart: on-failure") && !again(""));
 }
 
 #[test]

@@ -114,6 +114,11 @@ impl Member<'_> {
             && self.exits().filter(|(_, exit)| exit.status.is_success()).count() >= tasks as usize
     }
 
+    /// True if it would have run out without being stopped.
+    pub(crate) fn has_done_its_work(&self, tasks: u32) -> bool {
+        self.has_run_out(tasks) && self.exits().all(|(_, exit)| !exit.stopped)
+    }
+
     fn is_ready(&self) -> bool {
         self.state == NodeState::Ready && matches!(self.phase(), Some(ReplicaPhase::Ready { .. }))
     }

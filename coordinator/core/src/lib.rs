@@ -33,6 +33,7 @@ mod blame;
 mod change;
 mod checkpoints;
 mod config;
+mod connect;
 mod core;
 mod deadline;
 mod denied;

@@ -107,6 +107,15 @@ impl Draft<'_> {
             .filter(|c| !old.contains(c.name.as_str()))
             .map(|c| format!("node {id}: {}: {}", c.name, c.message))
             .collect();
+        let known = &node.observed.device_conditions;
+        let new_of_devices = observed
+            .device_conditions
+            .iter()
+            .filter(|c| !known.iter().any(|old| (&old.device, &old.name) == (&c.device, &c.name)));
+        let raised: Vec<String> = raised
+            .into_iter()
+            .chain(new_of_devices.map(|c| format!("node {id}: {}: {}", c.name, c.message)))
+            .collect();
         let warned = self.warnings(&node.observed, &observed);
         if is_news {
             let moving = progressing(&node.observed, &observed);

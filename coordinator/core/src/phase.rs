@@ -7,7 +7,8 @@
 //!   └── Restart ──────────────────────────────────────────────────────────────────────────────  ┤
 //!                                                        Failed, Stopped <── Fail, Stop ────────┘
 //! ```
-//! A final phase is left only by a user's restart.
+//! A final phase is left only by a user's restart. What is to start over after its end goes from `Running`, with every
+//! exit 0, to `Queued`.
 
 use convoke_model::{
     Explanation, Failure, JobId, JobState, NodeId, NodeRank, Rendezvous, Revision, Timestamp,

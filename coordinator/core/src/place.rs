@@ -1,16 +1,18 @@
 //! Gang placement: a pure function from a spec and the free devices to a whole placement, or to
 //! the reason why there is none.
 //!
-//! Replicas go to distinct nodes; the nodes that are left with the fewest free devices are taken
-//! first, so that large gaps stay whole; ties go by name. Node ranks follow node names, ranks are
+//! Replicas go to distinct nodes; those whose free GPUs are joined are taken first, then those that are
+//! left with the fewest free devices, so that large gaps stay whole; ties go by name. Node ranks follow node names, ranks are
 //! contiguous over them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use convoke_model::{
     Constraint, ConstraintSubject, Device, DeviceCount, DeviceId, DeviceKind, JobSpec, NodeId, NodeInfo,
     NodeRank, Placement, Rank, ReplicaPlacement, RuntimeKind,
 };
+
+use crate::connect::{self, Cost};
 
 /// A node as placement sees it.
 #[derive(Debug, Clone)]
@@ -19,8 +21,14 @@ pub(crate) struct Candidate<'a> {
     /// Why nothing may be placed on it now, as a predicate: "is suspect".
     pub(crate) barred: Option<String>,
     pub(crate) held: BTreeSet<DeviceId>,
+    /// Devices that nothing may be placed on, with the name of what is wrong.
+    pub(crate) blocked: BTreeMap<DeviceId, String>,
+    /// Devices that are taken only where no better ones are free.
+    pub(crate) doubtful: BTreeSet<DeviceId>,
     /// No container can be started on it now.
     pub(crate) engine_down: bool,
+    /// Nobody can tell how its GPUs are.
+    pub(crate) nvml_down: bool,
     /// Taken only where no other node is left.
     pub(crate) last_resort: bool,
 }
@@ -29,7 +37,16 @@ struct Fit<'a> {
     node: &'a NodeId,
     devices: Vec<DeviceId>,
     last_resort: bool,
+    cost: Cost,
     leftover: usize,
+}
+
+impl<'a> Fit<'a> {
+    /// Nodes are taken in this order.
+    fn preference(&self) -> impl Ord + use<'a> {
+        let Cost { doubtful, unjoined, .. } = self.cost;
+        (self.last_resort, doubtful, unjoined, self.leftover, self.node)
+    }
 }
 
 /// The gang's placement, or why there is none: "needs 2 nodes with 4 free cpu slots; a has 2
@@ -46,7 +63,7 @@ pub(crate) fn place(spec: &JobSpec, candidates: &[Candidate<'_>]) -> Result<Plac
     if fits.len() < spec.replicas as usize {
         return Err(explain(spec, fits.len(), &notes));
     }
-    fits.sort_by(|a, b| (a.last_resort, a.leftover, a.node).cmp(&(b.last_resort, b.leftover, b.node)));
+    fits.sort_by_key(Fit::preference);
     fits.truncate(spec.replicas as usize);
     fits.sort_by_key(|fit| fit.node);
     Ok(rank(spec, fits))
@@ -75,30 +92,48 @@ fn fit<'a>(spec: &JobSpec, candidate: &Candidate<'a>) -> Result<Fit<'a>, String>
     if runtime == RuntimeKind::Docker && candidate.engine_down {
         return Err("waits for its Docker Engine".to_owned());
     }
+    if candidate.nvml_down
+        && spec.devices.kind == DeviceKind::Gpu
+        && spec.devices.count != DeviceCount::Count(0)
+    {
+        return Err("waits for NVML to answer".to_owned());
+    }
     let mut all: Vec<&Device> = info.devices.iter().filter(|d| d.kind == spec.devices.kind).collect();
     all.sort_by_key(|d| (d.index, &d.id));
-    let free: Vec<&Device> = all.iter().copied().filter(|d| !candidate.held.contains(&d.id)).collect();
-    let devices = choose(&spec.devices.count, &all, &free)?;
+    let usable = |d: &&Device| !candidate.held.contains(&d.id) && !candidate.blocked.contains_key(&d.id);
+    let free: Vec<&Device> = all.iter().copied().filter(usable).collect();
+    let (devices, cost) = choose(&spec.devices.count, &all, &free, candidate)?;
     let leftover = free.len() - devices.len();
-    Ok(Fit { node: &info.id, devices, last_resort: candidate.last_resort, leftover })
+    Ok(Fit { node: &info.id, devices, last_resort: candidate.last_resort, cost, leftover })
 }
 
-fn choose(count: &DeviceCount, all: &[&Device], free: &[&Device]) -> Result<Vec<DeviceId>, String> {
-    let ids = |devices: &[&Device]| devices.iter().map(|d| d.id.clone()).collect();
+fn choose(
+    count: &DeviceCount,
+    all: &[&Device],
+    free: &[&Device],
+    candidate: &Candidate<'_>,
+) -> Result<(Vec<DeviceId>, Cost), String> {
+    let Candidate { blocked, doubtful, .. } = candidate;
+    let why = blocked_among(all, blocked);
     match count {
-        DeviceCount::Count(n) if free.len() >= *n as usize => Ok(ids(&free[..*n as usize])),
+        DeviceCount::Count(n) if free.len() >= *n as usize => {
+            Ok(connect::choose(free, *n as usize, doubtful))
+        }
         DeviceCount::Count(_) if free.len() == all.len() => Err(format!("has {}", all.len())),
-        DeviceCount::Count(_) => Err(format!("has {} free", free.len())),
+        DeviceCount::Count(_) => Err(format!("has {} free{why}", free.len())),
         DeviceCount::All if all.is_empty() => Err("has none".to_owned()),
         DeviceCount::All if free.len() < all.len() => {
-            Err(format!("has {} of {} free", free.len(), all.len()))
+            Err(format!("has {} of {} free{why}", free.len(), all.len()))
         }
-        DeviceCount::All => Ok(ids(all)),
+        DeviceCount::All => Ok(connect::choose(free, free.len(), doubtful)),
         DeviceCount::Ids(wanted) => {
             let mut chosen = Vec::new();
             for name in wanted {
                 let named = |d: &&&Device| d.id.as_str() == name || d.index.to_string() == *name;
                 let device = all.iter().find(named).ok_or_else(|| format!("has no device {name}"))?;
+                if let Some(problem) = blocked.get(&device.id) {
+                    return Err(format!("has device {name} out of use ({problem})"));
+                }
                 if !free.iter().any(|d| d.id == device.id) {
                     return Err(format!("has device {name} in use"));
                 }
@@ -107,9 +142,17 @@ fn choose(count: &DeviceCount, all: &[&Device], free: &[&Device]) -> Result<Vec<
                 }
                 chosen.push(device.id.clone());
             }
-            Ok(chosen)
+            // The user's order is the order of local ranks.
+            Ok((chosen, Cost::default()))
         }
     }
+}
+
+/// " (1: GpuLost)"; empty if none is.
+fn blocked_among(all: &[&Device], blocked: &BTreeMap<DeviceId, String>) -> String {
+    let found = all.iter().filter_map(|d| Some(format!("{}: {}", d.index, blocked.get(&d.id)?)));
+    let found: Vec<String> = found.collect();
+    if found.is_empty() { String::new() } else { format!(" ({})", found.join(", ")) }
 }
 
 fn rank(spec: &JobSpec, fits: Vec<Fit<'_>>) -> Placement {

@@ -208,11 +208,17 @@ impl Draft<'_> {
                 NodeState::Lost => Some("is lost".to_owned()),
             };
             let held = holds.get(&node.info.id);
+            let has = |name| node.observed.conditions.iter().any(|c| c.name == name);
+            let problems = &node.observed.device_conditions;
+            let blocking = problems.iter().filter(|problem| problem.blocks);
             Candidate {
                 info: &node.info,
                 barred,
                 held: held.map_or_else(BTreeSet::new, |h| h.passing.union(&h.stuck).cloned().collect()),
-                engine_down: node.observed.conditions.iter().any(|c| c.name == Condition::DOCKER_DOWN),
+                blocked: blocking.map(|problem| (problem.device.clone(), problem.name.clone())).collect(),
+                doubtful: problems.iter().map(|problem| problem.device.clone()).collect(),
+                engine_down: has(Condition::DOCKER_DOWN),
+                nvml_down: has(Condition::NVML_DOWN),
                 last_resort: !node.observed.conditions.is_empty() || avoid.contains(&node.info.id),
             }
         };
@@ -255,7 +261,10 @@ fn idle(node: &crate::Node) -> Candidate<'_> {
         info: &node.info,
         barred: None,
         held: BTreeSet::new(),
+        blocked: BTreeMap::new(),
+        doubtful: BTreeSet::new(),
         engine_down: false,
+        nvml_down: false,
         last_resort: false,
     }
 }

@@ -110,7 +110,29 @@ impl Draft<'_> {
 
     fn succeed(&mut self, id: &JobId) {
         self.end_generation(id, None);
+        if self.job(id).spec.restart.after_success {
+            return self.start_over(id);
+        }
         self.finish(id, Phase::Succeeded, EventLevel::Info, "JobSucceeded", "every task exited with 0");
+    }
+
+    /// What is not meant to end goes on with the next generation, charged to no budget: as engines do, after a
+    /// pause that doubles while it ends at once.
+    fn start_over(&mut self, id: &JobId) {
+        /// The first pause, and the longest.
+        const PAUSE_MS: (u64, u64) = (500, 60_000);
+        /// One that ran for so long was no failure to start.
+        const QUICK_MS: u64 = 10_000;
+        let Phase::Running(running) = &self.job(id).run.phase else { return };
+        let ran_ms = millis(self.now.since(running.since));
+        let quick = if ran_ms < QUICK_MS { self.job(id).run.quick_ends.saturating_add(1) } else { 0 };
+        self.edit(id, |run| {
+            run.ran_ms += ran_ms;
+            run.quick_ends = quick;
+        });
+        let pause_ms = (PAUSE_MS.0 << quick.saturating_sub(1).min(7)).min(PAUSE_MS.1);
+        self.tell_job(EventLevel::Info, "JobStartsOver", id, "every task exited with 0".to_owned());
+        self.requeue(id, pause_ms, "starts over after its end, as its restart policy says", Vec::new());
     }
 
     /// Asks every replica to stop.
@@ -154,6 +176,11 @@ impl Draft<'_> {
             Then::Recover { failure, .. } => Some(self.root_cause(self.job(id), failure, &draining.given_up)),
             _ => None,
         };
+        // What was stopped when only its files were still on their way has succeeded, unless it would start over.
+        let job = self.job(id);
+        let mut members = self.members(job).into_iter();
+        let has_done_its_work = !job.spec.restart.after_success
+            && members.all(|m| m.has_done_its_work(m.placement.task_count(&job.spec)));
         self.end_generation(id, Some(&draining));
         match draining.then {
             Then::Recover { failure, avoid } => self.recover(id, cause.unwrap_or(failure), avoid),
@@ -163,6 +190,10 @@ impl Draft<'_> {
             }
             Then::Restart => self.requeue(id, 0, "starts again as a user asked", Vec::new()),
             Then::Fail { reason, .. } => self.fail(id, reason),
+            Then::Stop { .. } if has_done_its_work => {
+                let message = "every task exited with 0, before it was stopped";
+                self.finish(id, Phase::Succeeded, EventLevel::Info, "JobSucceeded", message);
+            }
             Then::Stop { reason } => {
                 let phase = Phase::Stopped { reason: reason.clone() };
                 self.finish(id, phase, EventLevel::Info, "JobStopped", &reason);
@@ -185,7 +216,7 @@ impl Draft<'_> {
                 let message = format!("node {node} {how} when {}", found.message);
                 blame::infrastructure(&self.clock(), Some(node), message)
             }
-            _ => found,
+            _ => blame::finally(job, found),
         }
     }
 
@@ -200,13 +231,15 @@ impl Draft<'_> {
     }
 
     fn charge(&mut self, id: &JobId, failure: Failure, avoid: Vec<NodeId>) {
-        let RestartPolicy { infrastructure, application, delay } = self.job(id).spec.restart;
+        let RestartPolicy { infrastructure, application, delay, after_success: _ } =
+            self.job(id).spec.restart;
         let run = &self.job(id).run;
         let (charged, budget, class) = match failure.class {
             FailureClass::Infrastructure => (run.restarts_infrastructure, infrastructure, "infrastructure"),
             FailureClass::Application => (run.restarts_application, application, "application"),
         };
         let message = failure.message.clone();
+        let generations = run.generation.0;
         let is_application = failure.class == FailureClass::Application;
         self.edit(id, |run| {
             run.last_failure = Some(FailedGeneration { generation: run.generation, failure });
@@ -215,7 +248,7 @@ impl Draft<'_> {
             let spent = match charged {
                 0 => format!("no restart for {class} causes is allowed (see restart_policy)"),
                 n => format!(
-                    "{n} {} for {class} causes are used up",
+                    "{n} {} for {class} causes are used up after {generations} generations",
                     crate::place::plural(n as usize, "restart")
                 ),
             };
@@ -237,11 +270,30 @@ impl Draft<'_> {
         /// The first pause; it doubles up to half a minute.
         const PAUSE_MS: u64 = 500;
         let refusals = self.job(id).run.refusals;
+        if self.job(id).run.started.is_none() && blame::is_registry_away(&failure) {
+            return self.pull_again(id, failure, avoid);
+        }
         if refusals >= FREE_PLACEMENTS {
             return self.charge(id, failure, avoid);
         }
         self.edit(id, |run| run.refusals += 1);
         self.requeue(id, PAUSE_MS << refusals.min(6), &failure.message, avoid);
+    }
+
+    /// A registry that has never answered is more likely misspelt than away: a few tries, charged to no budget.
+    fn pull_again(&mut self, id: &JobId, failure: Failure, avoid: Vec<NodeId>) {
+        /// Half a minute in all.
+        const PAUSES_MS: [u64; 3] = [1_000, 5_000, 25_000];
+        let refusals = self.job(id).run.refusals;
+        let Some(pause) = PAUSES_MS.get(refusals as usize) else {
+            let reason = format!("{}; tried {} times", failure.message, refusals + 1);
+            self.edit(id, |run| {
+                run.last_failure = Some(FailedGeneration { generation: run.generation, failure });
+            });
+            return self.fail(id, reason);
+        };
+        self.edit(id, |run| run.refusals += 1);
+        self.requeue(id, *pause, &failure.message, avoid);
     }
 
     fn requeue(&mut self, id: &JobId, delay_ms: u64, reason: &str, avoid: Vec<NodeId>) {

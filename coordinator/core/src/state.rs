@@ -80,6 +80,9 @@ pub struct JobRun {
     pub restarts_application: u32,
     /// Placements that were turned away without being charged, since the last failure that was.
     pub refusals: u32,
+    /// Generations in a row that ended well so soon that the next one is made to wait.
+    #[serde(default)]
+    pub quick_ends: u32,
     /// First time every task ran.
     pub started: Option<Timestamp>,
     /// Milliseconds in Running by earlier generations; counts towards the time limit.

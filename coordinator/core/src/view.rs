@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use convoke_model::{
-    Checkpoint, CheckpointRef, Condition, DesiredReplica, DesiredState, DeviceId, Generation, GroupName,
-    JobId, JobName, JobSpec, JobState, NodeId, NodeInfo, NodeState, ObservedReplica, ObservedTask, Placement,
-    Progress, Rank, ReplicaGoal, ReplicaPlacement, TaskPhase, Timestamp,
+    Checkpoint, CheckpointRef, Condition, DesiredReplica, DesiredState, DeviceCondition, DeviceId,
+    Generation, GroupName, JobId, JobName, JobSpec, JobState, NodeId, NodeInfo, NodeState, ObservedReplica,
+    ObservedTask, Placement, Progress, Rank, ReplicaGoal, ReplicaPlacement, TaskPhase, Timestamp,
 };
 
 use crate::rendezvous::task_ranks;
@@ -53,6 +53,7 @@ pub struct NodeView {
     pub state: NodeState,
     pub since: Timestamp,
     pub conditions: Vec<Condition>,
+    pub device_conditions: Vec<DeviceCondition>,
     pub in_use: Vec<DeviceUse>,
 }
 
@@ -64,6 +65,8 @@ pub struct DeviceUse {
     /// `None` when the job is forgotten.
     pub job_name: Option<JobName>,
     pub generation: Generation,
+    /// The rank that uses it, where each device has a rank of its own.
+    pub rank: Option<Rank>,
 }
 
 /// Where a job would be placed now.
@@ -230,18 +233,19 @@ impl Core {
 
     fn view_node(&self, node: &Node, now: Timestamp) -> NodeView {
         let state = self.sessions.state(&self.config, node, now);
-        let ghosts = node.ghosts.iter().map(|ghost| (&ghost.key.job, ghost.key.generation, &ghost.devices));
+        let ghosts = node.ghosts.iter().map(|g| (&g.key.job, g.key.generation, &g.devices, None));
         let gangs = self.state.jobs.values().filter(|job| job.run.phase.has_gang()).flat_map(|job| {
             let replicas = job.run.gang.iter().flat_map(|gang| &gang.placement.replicas);
             let mine = replicas.filter(|replica| replica.node == node.info.id);
-            mine.map(|replica| (&job.id, job.run.generation, &replica.devices))
+            mine.map(|replica| (&job.id, job.run.generation, &replica.devices, first_of_ranks(replica)))
         });
-        let in_use = gangs.chain(ghosts).flat_map(|(job, generation, devices)| {
-            devices.iter().map(move |device| DeviceUse {
+        let in_use = gangs.chain(ghosts).flat_map(|(job, generation, devices, first)| {
+            (0..).zip(devices).map(move |(n, device)| DeviceUse {
                 device: device.clone(),
                 job: job.clone(),
                 job_name: self.state.jobs.get(job).map(|job| job.spec.name.clone()),
                 generation,
+                rank: first.map(|Rank(first)| Rank(first + n)),
             })
         });
         NodeView {
@@ -249,9 +253,16 @@ impl Core {
             state,
             since: node.lost.unwrap_or_else(|| self.sessions.since(&node.info.id)),
             conditions: node.observed.conditions.clone(),
+            device_conditions: node.observed.device_conditions.clone(),
             in_use: in_use.collect(),
         }
     }
+}
+
+/// The first of its ranks, if each device has one.
+fn first_of_ranks(replica: &ReplicaPlacement) -> Option<Rank> {
+    let of_devices = u32::try_from(replica.devices.len()) == Ok(replica.local_world);
+    of_devices.then_some(replica.first_rank)
 }
 
 fn desired_replica(job: &Job, node: &NodeId) -> Option<DesiredReplica> {

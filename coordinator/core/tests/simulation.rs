@@ -27,6 +27,7 @@ const EXPECTED: &[&str] = &[
     "JobQueued",
     "JobRestarting",
     "JobRunning",
+    "JobStartsOver",
     "JobStopped",
     "JobSucceeded",
     "NodeBack",

@@ -42,6 +42,15 @@ impl AgentService for Context {
         Ok(push::receive(self, node, request.into_inner()))
     }
 
+    async fn report_gpus(
+        &self,
+        request: Request<v1::ReportGpusRequest>,
+    ) -> Result<Response<v1::ReportGpusResponse>, Status> {
+        let node = self.caller(request.metadata())?;
+        self.gpus.take(node, request.into_inner().samples).map_err(refuse::bad_request)?;
+        Ok(Response::new(v1::ReportGpusResponse {}))
+    }
+
     async fn publish_unique_id(
         &self,
         request: Request<v1::PublishUniqueIdRequest>,

@@ -1,7 +1,7 @@
 //! `ReportArtifacts` and `StreamArtifacts`: files that came back from a job.
 
-use convoke_core::{Core, Denied};
-use convoke_model::{Artifact, Generation, JobId, NodeId};
+use convoke_core::{Core, Denied, Job};
+use convoke_model::{Artifact, Condition, Generation, JobId, NodeId};
 use convoke_proto::v1;
 use prost::Message as _;
 use tonic::{Response, Status};
@@ -142,18 +142,30 @@ async fn run(
     }
 }
 
-/// What may still come. An agent reports a replica's files before it says that the replica has ended,
-/// and a job ends when all have said so, but for those whose nodes were given up.
+/// What may still come. An agent reports a replica's files before it says that the replica has ended, unless it says
+/// that some are on their way, and a job ends when all have said so, but for those whose nodes were given up.
 fn ahead(core: &Core, job: &JobId) -> Ahead {
     let Some(found) = core.state().jobs.get(job) else { return Ahead::Nothing };
     if !found.run.phase.is_final() {
         return Ahead::Everything;
+    }
+    if on_the_way(core, found) {
+        return Ahead::OnTheWay;
     }
     let mut ghosts = core.state().nodes.values().flat_map(|node| &node.ghosts).map(|ghost| &ghost.key);
     match ghosts.any(|key| key.job == *job && key.generation == found.run.generation) {
         true => Ahead::LastItems,
         false => Ahead::Nothing,
     }
+}
+
+/// True while a node that is not lost says that it is still sending files of the job's last generation: those that
+/// follow may leave, and the agent gives them up in the end.
+fn on_the_way(core: &Core, job: &Job) -> bool {
+    let nodes = core.state().nodes.values().filter(|node| node.lost.is_none());
+    let replicas = nodes.flat_map(|node| &node.observed.replicas);
+    let mut own = replicas.filter(|r| r.key.job == job.id && r.key.generation == job.run.generation);
+    own.any(|replica| replica.conditions.iter().any(|c| c.name == Condition::RETURNING_FILES))
 }
 
 async fn send(

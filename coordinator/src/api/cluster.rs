@@ -32,7 +32,11 @@ impl ClusterService for Context {
         _: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let nodes = self.owner.read(|core, now| core.nodes(now)).await?;
-        let nodes = nodes.into_iter().map(convert::node).collect();
+        let nodes = nodes.into_iter().map(|view| {
+            let samples = self.gpus.of(&view.info.id);
+            convert::node(view, samples)
+        });
+        let nodes = nodes.collect();
         Ok(Response::new(v1::ListNodesResponse { nodes }))
     }
 

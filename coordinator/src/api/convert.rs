@@ -33,13 +33,15 @@ fn replica(view: ReplicaView) -> v1::Replica {
     }
 }
 
-pub(super) fn node(view: NodeView) -> v1::Node {
+pub(super) fn node(view: NodeView, gpu_samples: Vec<v1::GpuSample>) -> v1::Node {
     v1::Node {
         info: Some(view.info.into()),
         state: v1::NodeState::from(view.state).into(),
         since_unix_ms: view.since.0,
         conditions: view.conditions.into_iter().map(Into::into).collect(),
         in_use: view.in_use.into_iter().map(device_use).collect(),
+        device_conditions: view.device_conditions.into_iter().map(Into::into).collect(),
+        gpu_samples,
     }
 }
 
@@ -48,6 +50,7 @@ fn device_use(view: DeviceUse) -> v1::DeviceUse {
         device: view.device.into(),
         job_id: view.job.into(),
         job_name: view.job_name.map(Into::into).unwrap_or_default(),
+        rank: view.rank.map(|rank| rank.0),
         generation: view.generation.0,
     }
 }

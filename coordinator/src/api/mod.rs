@@ -38,6 +38,7 @@ use tonic::Status;
 use tonic::service::Routes;
 
 use crate::files::Files;
+use crate::gpus::GpuSamples;
 use crate::ledger::History;
 use crate::owner::{Outlets, Owner};
 use crate::questions::Questions;
@@ -54,6 +55,7 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) files: Files,
     pub(crate) telemetry: Telemetry,
+    pub(crate) gpus: GpuSamples,
     pub(crate) tunnels: Tunnels,
     pub(crate) questions: Questions,
     pub(crate) shutdown: Shutdown,

@@ -13,6 +13,9 @@ const LAST_ITEMS: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ahead {
     Everything,
+    /// The job has ended, and a node says that it still sends of it. It may stop saying so without anybody being
+    /// woken: it is asked again.
+    OnTheWay,
     /// The job has ended, but not all that sends of it has.
     LastItems,
     Nothing,
@@ -36,14 +39,14 @@ impl Patience {
         if ahead == Ahead::Nothing {
             return false;
         }
-        if ahead == Ahead::Everything || progress {
+        if matches!(ahead, Ahead::Everything | Ahead::OnTheWay) || progress {
             self.until = None;
         }
         let until = *self.until.get_or_insert_with(|| Instant::now() + LAST_ITEMS);
         tokio::select! {
             _ = items.changed() => true,
             _ = job.changed() => true,
-            () = tokio::time::sleep_until(until), if ahead == Ahead::LastItems => false,
+            () = tokio::time::sleep_until(until), if ahead != Ahead::Everything => ahead == Ahead::OnTheWay,
         }
     }
 }

@@ -50,9 +50,9 @@ impl Cause {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let v1::Explanation { cause, summary, evidence, advice, key } = &self.explanation;
+        let v1::Explanation { cause, summary, evidence, advice, key, rank } = &self.explanation;
         json!({
-            "cause": cause, "summary": summary, "evidence": evidence, "advice": advice, "key": key,
+            "cause": cause, "summary": summary, "evidence": evidence, "advice": advice, "key": key, "rank": rank,
             "place": self.place.as_ref().map(|change| &change.line),
         })
     }
@@ -83,27 +83,50 @@ pub(crate) fn sentence(failure: &v1::Failure) -> Option<String> {
     })
 }
 
-/// Every other task of the job that ended by itself, those that say the same once.
+/// Every other task of the job that ended otherwise than well, those that say the same once. What is only another
+/// one's doing is a line.
 pub(crate) fn others(job: &v1::Job) -> Vec<String> {
     let told = job.last_failure.as_ref().filter(|failure| failure.generation == job.generation);
+    let told = told.and_then(|failure| task_of(job, failure.rank?));
     let mut groups: Vec<(Cause, Vec<u32>)> = Vec::new();
-    for task in job.replicas.iter().flat_map(|replica| &replica.tasks) {
-        let exit = task.exit.as_ref().filter(|exit| !exit.stopped);
-        let Some(explanation) = exit.and_then(|exit| exit.explanation.as_ref()) else { continue };
-        if told.is_some_and(|failure| failure.rank == Some(task.rank)) {
+    for (replica, task) in job.replicas.iter().flat_map(|r| r.tasks.iter().map(move |task| (r, task))) {
+        let Some(explanation) = task.exit.as_ref().and_then(|exit| exit.explanation.as_ref()) else {
+            continue;
+        };
+        if told == Some(task.rank) {
             continue;
         }
+        let ranks = match explanation.rank {
+            Some(rank) => rank..rank.saturating_add(1),
+            // A task without siblings runs them all.
+            None if replica.tasks.len() == 1 => {
+                task.rank..task.rank.saturating_add(replica.local_world.max(1))
+            }
+            None => task.rank..task.rank.saturating_add(1),
+        };
         let cause = Cause::of(explanation);
         match groups.iter_mut().find(|(known, _)| known.summary() == cause.summary()) {
-            Some((_, ranks)) => ranks.push(task.rank),
-            None => groups.push((cause, vec![task.rank])),
+            Some((_, known)) => known.extend(ranks),
+            None => groups.push((cause, ranks.collect())),
         }
     }
     let block = |(cause, ranks): (Cause, Vec<u32>)| {
         let first = format!("{}: {}", text::rank_list(&ranks), cause.summary());
-        [first].into_iter().chain(cause.lines()).collect::<Vec<_>>()
+        let name = cause.explanation.cause.as_str();
+        let followed = matches!(name, "Stopped" | "PeerLost" | "CollectiveTimeout");
+        let lines = if followed { Vec::new() } else { cause.lines() };
+        [first].into_iter().chain(lines).collect::<Vec<_>>()
     };
     groups.into_iter().flat_map(block).collect()
+}
+
+/// The first rank of the task that runs `rank`.
+pub(crate) fn task_of(job: &v1::Job, rank: u32) -> Option<u32> {
+    let runs = |replica: &&v1::Replica| {
+        (replica.first_rank..replica.first_rank.saturating_add(replica.local_world)).contains(&rank)
+    };
+    let replica = job.replicas.iter().find(runs)?;
+    replica.tasks.iter().map(|task| task.rank).filter(|first| *first <= rank).max()
 }
 
 #[cfg(test)]
@@ -117,6 +140,7 @@ mod tests {
             evidence: vec!["dd: no space".into()],
             advice: "raise `shm_size`".into(),
             key: Some("shm_size".into()),
+            rank: None,
         }
     }
 
@@ -141,16 +165,18 @@ mod tests {
     }
 
     #[test]
-    fn ranks_that_say_the_same_are_told_once_and_those_that_were_stopped_not_at_all() {
+    fn ranks_that_say_the_same_are_told_once_and_those_that_only_followed_in_a_line() {
         let told = v1::Failure { rank: Some(0), generation: 1, ..Default::default() };
+        let mut stopped = task(3, Some("Convoke stopped it"), true);
+        stopped.exit.as_mut().unwrap().explanation.as_mut().unwrap().cause = "Stopped".into();
         let tasks = vec![
             task(0, Some("the cause"), false),
             task(1, Some("lost"), false),
             task(2, Some("lost"), false),
-            task(3, Some("Convoke stopped it"), true),
+            stopped,
             task(4, None, false),
         ];
-        let replica = v1::Replica { tasks, ..Default::default() };
+        let replica = v1::Replica { tasks, local_world: 5, ..Default::default() };
         let job = v1::Job {
             generation: 1,
             last_failure: Some(told),
@@ -158,6 +184,29 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(others(&job)[0], "ranks 1, 2: lost");
+        assert_eq!(others(&job).len(), 4);
+        assert_eq!(others(&job)[3], "rank 3: Convoke stopped it");
+    }
+
+    #[test]
+    fn a_rank_inside_a_task_is_told_as_itself_and_belongs_to_its_task() {
+        let mut crashed = task(2, Some("it crashed"), false);
+        crashed.exit.as_mut().unwrap().explanation.as_mut().unwrap().rank = Some(3);
+        let replica = |first_rank, task| v1::Replica {
+            first_rank,
+            local_world: 2,
+            tasks: vec![task],
+            ..Default::default()
+        };
+        let mut job = v1::Job {
+            generation: 1,
+            replicas: vec![replica(0, task(0, Some("lost"), false)), replica(2, crashed)],
+            ..Default::default()
+        };
+        assert_eq!((task_of(&job, 3), task_of(&job, 4)), (Some(2), None));
+        assert_eq!(others(&job)[3], "rank 3: it crashed");
+        job.last_failure = Some(v1::Failure { rank: Some(3), generation: 1, ..Default::default() });
+        assert_eq!(others(&job)[0], "ranks 0, 1: lost");
         assert_eq!(others(&job).len(), 3);
     }
 }

@@ -38,11 +38,20 @@ pub(crate) struct Failure {
     pub(crate) cause: Option<Box<Cause>>,
     /// What to do next.
     pub(crate) hint: Option<String>,
+    /// What else failed, each told after this one.
+    pub(crate) others: Vec<Failure>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: u8, reason: &str, message: impl Into<String>) -> Self {
-        Self { exit, reason: reason.to_owned(), message: message.into(), cause: None, hint: None }
+        Self {
+            exit,
+            reason: reason.to_owned(),
+            message: message.into(),
+            cause: None,
+            hint: None,
+            others: Vec::new(),
+        }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -52,9 +61,8 @@ impl Failure {
 
     /// With the line of the job file to change, if the job came from `project`.
     pub(crate) fn located(mut self, project: &Project) -> Self {
-        if let Some(cause) = &mut self.cause {
-            cause.locate(project);
-        }
+        let others = self.others.iter_mut().filter_map(|other| other.cause.as_mut());
+        self.cause.iter_mut().chain(others).for_each(|cause| cause.locate(project));
         self
     }
 
@@ -86,11 +94,19 @@ impl Failure {
     }
 
     fn report_json(&self) -> io::Result<()> {
-        let error = serde_json::json!({
+        let others: Vec<_> = self.others.iter().map(Self::json).collect();
+        let mut told = serde_json::json!({ "error": self.json() });
+        if !others.is_empty() {
+            told["others"] = others.into();
+        }
+        writeln!(io::stderr(), "{told}")
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::json!({
             "reason": self.reason, "message": self.message, "hint": self.hint, "exit_code": self.exit,
             "cause": self.cause.as_ref().map(|cause| cause.json()),
-        });
-        writeln!(io::stderr(), "{}", serde_json::json!({ "error": error }))
+        })
     }
 
     fn report_text(&self) -> io::Result<()> {
@@ -100,10 +116,10 @@ impl Failure {
         for line in self.cause.iter().flat_map(|cause| cause.lines()) {
             writeln!(err, "{line}")?;
         }
-        match &self.hint {
-            Some(hint) => writeln!(err, "  {hint}"),
-            None => Ok(()),
+        if let Some(hint) = &self.hint {
+            writeln!(err, "  {hint}")?;
         }
+        self.others.iter().try_for_each(Self::report_text)
     }
 }
 

@@ -11,7 +11,7 @@ use super::follow::{Follow, LogLines};
 use super::json::json;
 use super::link::Link;
 use super::names::Within;
-use super::{output, text};
+use super::{cause, output, text};
 
 /// Show what a job printed
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub(crate) struct Logs {
     #[arg(short, long)]
     follow: bool,
 
-    /// Only this rank; may be given several times
+    /// Only the task that runs this rank; may be given several times
     #[arg(long, value_name = "RANK")]
     rank: Vec<u32>,
 
@@ -115,7 +115,7 @@ impl Logs {
     fn request(&self, job: &v1::Job) -> v1::StreamLogsRequest {
         v1::StreamLogsRequest {
             job: job.id.clone(),
-            ranks: self.rank.clone(),
+            ranks: self.rank.iter().map(|rank| cause::task_of(job, *rank).unwrap_or(*rank)).collect(),
             since_unix_ms: self.since,
             tail: self.tail.0,
             follow: self.follow,

@@ -1,5 +1,7 @@
 //! `convoke nodes`: the hosts.
 
+mod gpus;
+
 use std::collections::BTreeMap;
 
 use anstyle::Style;
@@ -17,8 +19,13 @@ use super::text;
 #[command(after_help = "\
 Examples:
   convoke nodes
+  convoke nodes --gpus
   convoke nodes -o json | jq '.nodes[] | {id: .info.id, state}'")]
-pub(crate) struct Nodes {}
+pub(crate) struct Nodes {
+    /// Each GPU: what it does now, who holds it, how it is
+    #[arg(long)]
+    gpus: bool,
+}
 
 impl Nodes {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
@@ -35,7 +42,7 @@ impl Nodes {
             ));
             return Ok(());
         }
-        table(&response.nodes)
+        if self.gpus { gpus::table(&response.nodes) } else { table(&response.nodes) }
     }
 }
 
@@ -55,10 +62,17 @@ fn table(nodes: &[v1::Node]) -> Result<(), Failure> {
         ]);
     }
     grid.print()?;
+    problems(nodes)
+}
+
+/// What is wrong with nodes and their devices, a line each.
+fn problems(nodes: &[v1::Node]) -> Result<(), Failure> {
     for node in nodes {
         let name = node.info.as_ref().map_or("?", |i| i.id.as_str());
-        for condition in &node.conditions {
-            output::line(&format!("{name}: {}: {}", condition.name, condition.message))?;
+        let of_node = node.conditions.iter().map(|c| (&c.name, &c.message));
+        let of_devices = node.device_conditions.iter().map(|c| (&c.name, &c.message));
+        for (condition, message) in of_node.chain(of_devices) {
+            output::line(&format!("{name}: {condition}: {message}"))?;
         }
     }
     Ok(())

@@ -64,10 +64,22 @@ pub(crate) fn table(jobs: &[v1::Job]) -> Result<(), Failure> {
             job.generation.to_string(),
             text::age(job.submitted_unix_ms),
             ran(job),
-            job.reason.lines().next().unwrap_or_default().to_owned(),
+            reason(job),
         ]);
     }
     grid.print()
+}
+
+/// Why it waits or how it ended; of one that ended well, where files of it still are.
+fn reason(job: &v1::Job) -> String {
+    let still = text::still_on_nodes(job);
+    match (job.reason.lines().next(), still.first()) {
+        (Some(reason), _) => reason.to_owned(),
+        (None, Some((node, _))) if text::is_final(job) => {
+            format!("files are still on node {node}, see `convoke inspect {}`", text::job_name(job))
+        }
+        (None, _) => String::new(),
+    }
 }
 
 /// Nodes it has, or wants.

@@ -16,7 +16,7 @@ use super::names::Within;
 use super::output;
 use super::receive::{self, Artifacts, Back, Places, Receiver};
 use super::ship::Sent;
-use super::{Context, text};
+use super::{Context, inspect, text};
 
 /// Fetch the files that a job wrote into its mounted directories
 ///
@@ -73,7 +73,8 @@ impl Pull {
         } else {
             output::line(&summary(&name, &back))?;
         }
-        back.outcome(&name)
+        back.outcome(&name)?;
+        receive::on_nodes(&inspect::get(&link, &job.id).await?)
     }
 
     fn places(&self, job: &v1::Job) -> Result<Places, Failure> {

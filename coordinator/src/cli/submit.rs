@@ -2,7 +2,7 @@
 //! their end.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use convoke_model::JobSpec;
@@ -31,6 +31,10 @@ pub(crate) struct Submit {
     /// Accept jobs that no registered nodes could hold: nodes will be added
     #[arg(long)]
     pub(crate) wait_for_nodes: bool,
+
+    /// How long to wait for files that are still on their nodes after the jobs' end, while none comes
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration, conflicts_with = "detach")]
+    pub(crate) wait_for_files: Duration,
 
     #[command(flatten)]
     pub(crate) ship: ShipArgs,
@@ -88,7 +92,7 @@ impl Submit {
             return stop::print(context, progress.accepted);
         }
         let places = progress.places(&jobs)?;
-        attach::to_the_end(&link, screen, progress.accepted, places, interrupts).await
+        attach::to_the_end(&link, screen, progress.accepted, places, interrupts, self.wait_for_files).await
     }
 
     /// What a submit would refuse is refused before anything is shipped.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
+use convoke_model::Condition;
 use convoke_proto::v1;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -182,6 +183,14 @@ pub(crate) fn bold() -> Style {
 
 pub(crate) fn dim() -> Style {
     Style::new().dimmed()
+}
+
+/// What nodes say of files and checkpoints of a job that are still there: node and message.
+pub(crate) fn still_on_nodes(job: &v1::Job) -> Vec<(&str, &str)> {
+    let names = [Condition::RETURNING_FILES, Condition::FILES_NOT_RETURNED, Condition::CHECKPOINT_NOT_STORED];
+    let told = job.replicas.iter().flat_map(|r| r.conditions.iter().map(move |c| (r.node.as_str(), c)));
+    let still = told.filter(|(_, condition)| names.contains(&condition.name.as_str()));
+    still.map(|(node, condition)| (node, condition.message.as_str())).collect()
 }
 
 #[cfg(test)]

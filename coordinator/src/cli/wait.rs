@@ -66,13 +66,13 @@ fn timed_out(jobs: &[String], limit: Duration) -> Failure {
     Failure::new(exit::TIMEOUT, "TIMEOUT", message).hint("nothing was stopped; `convoke ps` shows the jobs")
 }
 
-/// Success if all of `jobs` succeeded; else the first failure, by submission.
+/// Success if all of `jobs` succeeded; else the first that did not, and after it every other one that failed.
 pub(crate) fn outcome(jobs: &[v1::Job]) -> Result<(), Failure> {
-    let bad = jobs.iter().filter(|job| job.state() != v1::JobState::Succeeded);
-    match bad.min_by_key(|job| job.finished_unix_ms) {
-        None => Ok(()),
-        Some(job) => Err(failed(job)),
-    }
+    let mut bad: Vec<_> = jobs.iter().filter(|job| job.state() != v1::JobState::Succeeded).collect();
+    bad.sort_by_key(|job| job.finished_unix_ms);
+    let Some((first, rest)) = bad.split_first() else { return Ok(()) };
+    let others = rest.iter().filter(|job| job.state() == v1::JobState::Failed).map(|job| failed(job));
+    Err(Failure { others: others.collect(), ..failed(first) })
 }
 
 fn failed(job: &v1::Job) -> Failure {
@@ -128,6 +128,16 @@ mod tests {
         assert_eq!(code(None), 1);
         assert_eq!(code(Some(Status::Code(0))), 1);
         assert_eq!(code(Some(Status::Code(-1))), 1);
+    }
+
+    #[test]
+    fn every_job_that_failed_is_told_the_first_one_first() {
+        let at = |finished, status| v1::Job {
+            finished_unix_ms: Some(finished),
+            ..job(v1::JobState::Failed, Some(Status::Code(status)))
+        };
+        let failure = outcome(&[at(9, 2), job(v1::JobState::Succeeded, None), at(5, 3)]).unwrap_err();
+        assert_eq!((failure.exit, failure.others.len(), failure.others[0].exit), (3, 1, 2));
     }
 
     #[test]

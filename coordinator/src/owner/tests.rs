@@ -34,6 +34,7 @@ fn hello(node: &str) -> Event {
         agent_version: String::new(),
         gpu_injection: None,
         engine: None,
+        gpu_driver: None,
     };
     Event::NodeHello { info, instance: AgentInstance::new("i").unwrap(), cluster: None }
 }

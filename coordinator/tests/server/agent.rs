@@ -36,6 +36,7 @@ pub(crate) fn hello(node: &str, instance: &str) -> v1::Hello {
         kind: DeviceKind::Cpu,
         model: "slot".to_owned(),
         memory: 0,
+        gpu: None,
     };
     let info = NodeInfo {
         id: NodeId::new(node).unwrap(),
@@ -47,6 +48,7 @@ pub(crate) fn hello(node: &str, instance: &str) -> v1::Hello {
         agent_version: "test".to_owned(),
         gpu_injection: None,
         engine: None,
+        gpu_driver: None,
     };
     v1::Hello {
         protocol_version: convoke_proto::PROTOCOL_VERSION,
@@ -140,6 +142,7 @@ impl Agent {
             applied_revision,
             replicas,
             conditions,
+            device_conditions: Vec::new(),
         }))
         .await;
     }

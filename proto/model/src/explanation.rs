@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Rank;
+
 /// What happened, what shows it, what to change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
@@ -16,6 +18,9 @@ pub struct Explanation {
     /// The job file's key to change, as a path in the service: `deploy.resources.limits.memory`.
     #[serde(default)]
     pub key: Option<String>,
+    /// The rank that it is about, where that is known: a task of several ranks fails by one of them.
+    #[serde(default)]
+    pub rank: Option<Rank>,
 }
 
 impl Explanation {
@@ -60,6 +65,7 @@ mod tests {
             evidence: vec![long(1000); 40],
             advice: "fix it".to_owned(),
             key: None,
+            rank: None,
         }
         .bounded();
         assert_eq!(explanation.evidence.len(), Explanation::MAX_EVIDENCE);

@@ -82,8 +82,13 @@ pub enum FailureClass {
 pub struct Failure {
     pub class: FailureClass,
     pub node: Option<NodeId>,
+    /// The rank that failed first, or the first of its task where that is all that is known.
     pub rank: Option<Rank>,
+    /// How its task ended; none if that was by Convoke's signal, after a failure of its own.
     pub exit: Option<ExitStatus>,
+    /// The kernel killed a process of the task for memory.
+    #[serde(default)]
+    pub oom_killed: bool,
     /// A sentence for people: what, where, and what to do next.
     pub message: String,
     pub at: Timestamp,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DeviceId, DeviceKind, NodeId};
+use crate::{DeviceId, DeviceKind, GpuDriver, GpuInfo, NodeId};
 
 /// What an agent registers. Replaced whole on every connect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct NodeInfo {
     /// The container engine and its version, for people.
     #[serde(default)]
     pub engine: Option<String>,
+    /// `None` where NVML has not told it.
+    #[serde(default)]
+    pub gpu_driver: Option<GpuDriver>,
 }
 
 /// How a container is given GPUs.
@@ -54,6 +57,9 @@ pub struct Device {
     pub model: String,
     /// Bytes; 0 where it has none of its own.
     pub memory: u64,
+    /// Of GPUs only.
+    #[serde(default)]
+    pub gpu: Option<Box<GpuInfo>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -89,4 +95,12 @@ pub struct Condition {
 impl Condition {
     /// The node's container engine does not answer: no container can be started there.
     pub const DOCKER_DOWN: &str = "DockerDown";
+    /// Of a replica: some of its files are still on its node, and on their way.
+    pub const RETURNING_FILES: &str = "ReturningFiles";
+    /// Of a replica: some of its files stay on its node.
+    pub const FILES_NOT_RETURNED: &str = "FilesNotReturned";
+    /// Of a replica: a checkpoint of it stays on its node.
+    pub const CHECKPOINT_NOT_STORED: &str = "CheckpointNotStored";
+    /// NVML does not answer: nobody can tell how the node's GPUs are.
+    pub const NVML_DOWN: &str = "NvmlDown";
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Condition, Epoch, Explanation, Rank, ReplicaKey, Revision, TaskExit};
+use crate::{Condition, DeviceCondition, Epoch, Explanation, Rank, ReplicaKey, Revision, TaskExit};
 
 /// The complete observed state of one node; sent on connect and after every change.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -14,6 +14,9 @@ pub struct ObservedState {
     /// Every replica the agent knows, wanted or not.
     pub replicas: Vec<ObservedReplica>,
     pub conditions: Vec<Condition>,
+    /// What is wrong with single devices.
+    #[serde(default)]
+    pub device_conditions: Vec<DeviceCondition>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! What a user asks for: one service of a Compose file, as a job specification.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -127,11 +127,14 @@ pub struct RestartPolicy {
     pub application: Option<u32>,
     /// Pause before a generation that follows a failure.
     pub delay: Duration,
+    /// Also once every task has exited with 0, without limit: for what is not meant to end.
+    #[serde(default)]
+    pub after_success: bool,
 }
 
 impl Default for RestartPolicy {
     fn default() -> Self {
-        Self { infrastructure: Some(3), application: Some(0), delay: Duration::ZERO }
+        Self { infrastructure: Some(3), application: Some(0), delay: Duration::ZERO, after_success: false }
     }
 }
 
@@ -212,6 +215,17 @@ pub struct ContainerOptions {
     pub network_mode: Option<String>,
     pub hostname: Option<String>,
     pub extra_hosts: Vec<String>,
+    /// Addresses of name servers.
+    #[serde(default)]
+    pub dns: Vec<String>,
+    /// Groups, by name or number, that its processes are in beside their own.
+    #[serde(default)]
+    pub group_add: Vec<String>,
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// Named volumes that a node must have already: its engine makes none of them.
+    #[serde(default)]
+    pub external_volumes: BTreeSet<String>,
     /// The registry's manifest that `image` meant at submit (`sha256:…`): every node runs these bits.
     #[serde(default)]
     pub image_digest: Option<String>,

@@ -90,6 +90,7 @@ impl v1::Failure {
             exit: failure.exit.map(|status| v1::TaskExit {
                 status: Some(status.into()),
                 at_unix_ms: failure.at.0,
+                oom_killed: failure.oom_killed,
                 ..Default::default()
             }),
             message: failure.message,

@@ -8,6 +8,7 @@ mod checkpoint;
 mod desired;
 mod event;
 mod explanation;
+mod gpu;
 mod job;
 mod node;
 mod observed;

@@ -1,7 +1,7 @@
 //! Nodes as agents describe them.
 
 use convoke_model::{
-    Condition, Device, DeviceKind, GpuInjection, NodeAddress, NodeInfo, NodeState, RuntimeKind,
+    Condition, Device, DeviceKind, GpuDriver, GpuInjection, NodeAddress, NodeInfo, NodeState, RuntimeKind,
 };
 
 use super::{InvalidMessage, address, all, choice, id, invalid};
@@ -43,6 +43,8 @@ impl From<NodeInfo> for v1::NodeInfo {
             agent_version: info.agent_version,
             gpu_injection: info.gpu_injection.map_or(v1::GpuInjection::Unspecified, Into::into).into(),
             engine: info.engine.unwrap_or_default(),
+            gpu_driver: info.gpu_driver.as_ref().map(|driver| driver.version.clone()).unwrap_or_default(),
+            cuda_version: info.gpu_driver.map(|driver| driver.cuda).unwrap_or_default(),
         }
     }
 }
@@ -78,6 +80,8 @@ impl TryFrom<v1::NodeInfo> for NodeInfo {
             agent_version: wire.agent_version,
             gpu_injection: gpu_injection(wire.gpu_injection)?,
             engine: (!wire.engine.is_empty()).then_some(wire.engine),
+            gpu_driver: (!wire.gpu_driver.is_empty())
+                .then_some(GpuDriver { version: wire.gpu_driver, cuda: wire.cuda_version }),
             devices,
         })
     }
@@ -124,6 +128,7 @@ impl From<Device> for v1::Device {
             kind: v1::DeviceKind::from(device.kind).into(),
             model: device.model,
             memory: device.memory,
+            gpu: device.gpu.map(|gpu| (*gpu).into()),
         }
     }
 }
@@ -137,6 +142,7 @@ impl TryFrom<v1::Device> for Device {
             kind: device_kind(wire.kind, "device.kind")?,
             model: wire.model,
             memory: wire.memory,
+            gpu: wire.gpu.map(|gpu| gpu.try_into().map(Box::new)).transpose()?,
         })
     }
 }

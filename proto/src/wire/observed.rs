@@ -18,6 +18,7 @@ impl From<ObservedState> for v1::ObservedState {
             applied_revision: revision.0,
             replicas: observed.replicas.into_iter().map(Into::into).collect(),
             conditions: observed.conditions.into_iter().map(Into::into).collect(),
+            device_conditions: observed.device_conditions.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -28,7 +29,12 @@ impl TryFrom<v1::ObservedState> for ObservedState {
         // Epochs count from 1, so 0 is "none yet".
         let applied =
             (wire.applied_epoch != 0).then_some((Epoch(wire.applied_epoch), Revision(wire.applied_revision)));
-        Ok(Self { applied, replicas: all(wire.replicas)?, conditions: all(wire.conditions)? })
+        Ok(Self {
+            applied,
+            replicas: all(wire.replicas)?,
+            conditions: all(wire.conditions)?,
+            device_conditions: all(wire.device_conditions)?,
+        })
     }
 }
 

@@ -185,6 +185,7 @@ impl From<RestartPolicy> for v1::RestartPolicy {
             infrastructure: policy.infrastructure,
             application: policy.application,
             delay_ms: millis(policy.delay),
+            after_success: policy.after_success,
         }
     }
 }
@@ -195,6 +196,7 @@ impl From<v1::RestartPolicy> for RestartPolicy {
             infrastructure: wire.infrastructure,
             application: wire.application,
             delay: Duration::from_millis(wire.delay_ms),
+            after_success: wire.after_success,
         }
     }
 }

@@ -39,6 +39,10 @@ impl From<ContainerOptions> for v1::ContainerOptions {
             network_mode: options.network_mode,
             hostname: options.hostname,
             extra_hosts: options.extra_hosts,
+            dns: options.dns,
+            group_add: options.group_add,
+            sysctls: options.sysctls.into_iter().collect(),
+            external_volumes: options.external_volumes.into_iter().collect(),
             image_digest: options.image_digest,
             image_content: options.image_content.map(Into::into),
         }
@@ -82,6 +86,10 @@ impl TryFrom<v1::ContainerOptions> for ContainerOptions {
             network_mode: wire.network_mode,
             hostname: wire.hostname,
             extra_hosts: wire.extra_hosts,
+            dns: wire.dns,
+            group_add: wire.group_add,
+            sysctls: wire.sysctls.into_iter().collect(),
+            external_volumes: wire.external_volumes.into_iter().collect(),
             image_digest: wire.image_digest,
             image_content: tree(wire.image_content)?,
         })

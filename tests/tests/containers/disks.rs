@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use convoke_proto::v1;
-use convoke_tests::{BASE, ClusterOptions, JOB, LocalCluster, Registry, docker};
+use convoke_tests::{BASE, ClusterOptions, JOB, LocalCluster, Registry, Scene, docker, eventually};
 
 use super::hosts::Hosts;
 
@@ -109,4 +109,41 @@ pub(crate) async fn an_engine_whose_disk_fills_up_in_a_pull_is_told_of_and_the_j
     scene.cluster.wait_state(JOB, v1::JobState::Succeeded).await;
     drop(registry);
     hosts.finish().await;
+}
+
+pub(crate) async fn files_that_a_full_coordinator_does_not_take_stay_on_their_node_until_it_does() {
+    const SIZE: u64 = 64 << 20;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let disk = Disk::at(directory.path(), "32m");
+    let scene = Scene::start_with(ClusterOptions {
+        data_dir: Some(directory.path().join("data")),
+        agent_args: vec!["--files-patience=500ms".to_owned()],
+        ..ClusterOptions::containers(&[1])
+    })
+    .await;
+    for text in ["disk is full", "DISK_FULL", "not with the coordinator yet"] {
+        scene.cluster.announce("coordinator", text);
+        scene.cluster.announce("node-0", text);
+    }
+    let keys = "volumes: [\"./out:/out\"]";
+    scene.script(&format!("head -c {SIZE} /dev/urandom > /out/big; echo small > /out/small"), keys);
+    std::fs::create_dir(scene.project.join("out")).expect("it is writable");
+
+    let up = scene.convoke(&["up", "--wait-for-files=1s"]).run().await.expect_code(1);
+    assert_eq!(scene.read("out/small").as_deref(), Some("small\n"));
+    assert!(up.stderr.contains("succeeded"), "{}", up.stderr);
+    assert!(up.stderr.contains("convoke pull story-job"), "{}", up.stderr);
+    let place = up.stderr.split(" on node node-0 in ").nth(1).and_then(|rest| rest.split(',').next());
+    let place = Path::new(place.unwrap_or_else(|| panic!("{}", up.stderr))).to_owned();
+    let kept = || std::fs::metadata(place.join("0/upper/big")).map(|found| found.len()).ok();
+    assert_eq!(kept(), Some(SIZE), "{}", place.display());
+    let inspect = scene.convoke(&["inspect", JOB]).run().await.expect_code(0);
+    assert!(inspect.stdout.contains("ReturningFiles"), "{}", inspect.stdout);
+
+    disk.grow("512m");
+    scene.convoke(&["pull", "--follow", JOB]).run().await.expect_code(0);
+    let came = std::fs::metadata(scene.project.join("out/big")).expect("it came back");
+    assert_eq!(came.len(), SIZE);
+    eventually("what was kept goes", async || kept().is_none().then_some(())).await;
+    scene.cluster.finish().await;
 }

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             what_rank_zero_writes_is_there_when_up_returns_and_the_rest_is_untouched,
             a_later_generation_finds_what_an_earlier_one_left,
             what_is_written_while_the_agent_is_dead_comes_back,
+            what_a_job_leaves_while_the_coordinator_is_away_is_pulled_when_it_is_back,
             a_user_that_is_not_root_can_write_to_its_own_directory,
             a_directory_is_mounted_in_a_read_only_one_that_was_shipped_without_it,
             secrets_and_configs_are_where_compose_puts_them;
@@ -63,7 +64,8 @@ fn main() -> ExitCode {
             a_service_with_a_build_section_runs_what_was_built,
             the_tasks_of_a_replica_share_memory;
         disks on Mounts:
-            a_coordinator_whose_disk_is_full_takes_nothing_and_works_once_it_has_space;
+            a_coordinator_whose_disk_is_full_takes_nothing_and_works_once_it_has_space,
+            files_that_a_full_coordinator_does_not_take_stay_on_their_node_until_it_does;
         disks on RegistryEngines:
             an_engine_whose_disk_fills_up_in_a_pull_is_told_of_and_the_job_runs_once_there_is_space;
         engines on Engines:

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use convoke_proto::v1;
 use convoke_tests::procfs::mounted_below;
-use convoke_tests::{JOB, Scene, eventually};
+use convoke_tests::{ClusterOptions, JOB, Scene, eventually};
 
 const VOLUMES: &str = "volumes: [\"./data:/data\", \"./out:/out\"]";
 
@@ -69,6 +69,29 @@ pub(crate) async fn what_is_written_while_the_agent_is_dead_comes_back() {
     scene.convoke(&["pull", JOB]).run().await.expect_code(0);
     assert_eq!(scene.read("out/before").as_deref(), Some("before\n"));
     assert_eq!(scene.read("out/after").as_deref(), Some("after\n"));
+    scene.cluster.finish().await;
+}
+
+pub(crate) async fn what_a_job_leaves_while_the_coordinator_is_away_is_pulled_when_it_is_back() {
+    let mut options = ClusterOptions::containers(&[1]);
+    // It would be told at once, if the coordinator's absence counted.
+    options.agent_args = vec!["--files-patience=0s".to_owned()];
+    let mut scene = Scene::start_with(options).await;
+    let script = "until [ -e /out/go ]; do sleep 0.1; done; echo last > /out/last";
+    scene.script(script, &format!("{VOLUMES}\ninit: true"));
+    scene.write("data/in", "original");
+    scene.convoke(&["up", "-d"]).run().await.expect_code(0);
+    scene.cluster.wait_state(JOB, v1::JobState::Running).await;
+    let directory = scene.cluster.directory().to_owned();
+    let point = mounted_below(&directory).into_iter().find(|point| !point.join("in").exists());
+    let out = point.expect("an overlay of ./out");
+    scene.cluster.kill_coordinator();
+    fs::write(out.join("go"), "").expect("the overlay is there");
+    eventually("the job's last file", async || out.join("last").exists().then_some(())).await;
+    scene.cluster.start_coordinator().await;
+    scene.convoke(&["pull", "--follow", JOB]).run().await.expect_code(0);
+    assert_eq!(scene.read("out/last").as_deref(), Some("last\n"));
+    scene.cluster.wait_state(JOB, v1::JobState::Succeeded).await;
     scene.cluster.finish().await;
 }
 

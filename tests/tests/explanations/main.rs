@@ -4,6 +4,7 @@
 
 mod causes;
 mod gang;
+mod torchrun;
 
 use std::process::ExitCode;
 
@@ -20,8 +21,13 @@ fn main() -> ExitCode {
             a_port_that_is_taken_is_named_and_not_charged,
             a_process_of_the_host_is_explained_too;
         gang on Base:
-            of_a_gang_the_rank_that_raised_tells_why_and_those_that_were_stopped_do_not;
+            of_a_gang_the_rank_that_raised_tells_why_and_of_the_others_a_line;
         gang on Torch:
             a_real_traceback_under_torchrun_is_told_by_its_exception;
+        torchrun on Torch:
+            a_rank_that_raised_is_told_with_its_traceback,
+            a_rank_that_exited_without_a_word_is_told_by_its_launcher_s,
+            a_rank_that_ran_out_of_memory_is_told_with_the_limit,
+            a_rank_that_crashed_is_told_by_its_signal;
     })
 }

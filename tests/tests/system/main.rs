@@ -10,6 +10,7 @@ mod desired_states;
 mod discovery;
 mod failures;
 mod gang;
+mod gpus;
 mod interrupts;
 mod lines;
 mod lost_nodes;

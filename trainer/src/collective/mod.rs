@@ -5,6 +5,7 @@
 //! communicator is of no more use; the next generation makes a new one.
 
 mod exchange;
+pub mod nccl;
 pub mod tcp;
 
 pub use exchange::{Exchange, ExchangeError, MemoryExchange, UNIQUE_ID_BYTES, UniqueId};
@@ -42,6 +43,8 @@ pub enum CollectiveError {
     Mismatch { rank: u32, ours: String, peer: u32, theirs: String },
     #[error("there is no rank {root} to broadcast from: the world size is {world_size}")]
     NoSuchRank { root: u32, world_size: u32 },
+    #[error("NCCL lost another rank ({reason}): this generation cannot go on; see the other ranks' logs")]
+    Nccl { reason: String },
 }
 
 /// How a peer was lost.
@@ -62,7 +65,7 @@ pub enum ConnectError {
     Listen { address: std::net::IpAddr, source: std::io::Error },
     #[error("cannot exchange the unique id")]
     Exchange(#[from] ExchangeError),
-    #[error("the unique id is not one of this trainer's: do all ranks run the same build?")]
+    #[error("the unique id is not of this kind: do all ranks run the same build on the same --device?")]
     ForeignId,
     #[error("no way to {what} at {address}; can the nodes reach each other on the data interface?")]
     Network { what: &'static str, address: SocketAddr, source: std::io::Error },
@@ -72,4 +75,10 @@ pub enum ConnectError {
     NoPrevious { rank: u32, previous: u32, after: Duration },
     #[error("rank {rank} of a world of {world_size}: ranks count from 0")]
     NoSuchRank { rank: u32, world_size: u32 },
+    #[error(transparent)]
+    Library(Box<crate::device::cuda::library::LibraryError>),
+    #[error("not all other ranks came to NCCL within {} s; see their logs", .after.as_secs_f64())]
+    Absent { after: Duration },
+    #[error("NCCL cannot {doing} ({reason}); NCCL_DEBUG=INFO says more")]
+    Nccl { doing: &'static str, reason: String },
 }

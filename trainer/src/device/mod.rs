@@ -2,3 +2,7 @@
 //! buffers; a CUDA kernel of the same name is to give the same values as its CPU twin.
 
 pub mod cpu;
+pub mod cuda;
+mod precision;
+
+pub use precision::Precision;

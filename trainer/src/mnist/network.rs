@@ -1,5 +1,7 @@
 //! Forward and backward pass over a batch. Buffers are made once, for the largest batch.
 
+use std::borrow::Cow;
+
 use super::model::{views, views_mut};
 use crate::Real;
 use crate::device::cpu::{
@@ -14,14 +16,22 @@ pub const CLASSES: usize = 10;
 
 const FIRST: Conv<28> = Conv { inputs: 1, outputs: 32 };
 const SECOND: Conv<14> = Conv { inputs: 32, outputs: 64 };
-/// Values per sample after each pooling.
-const POOLED1: usize = FIRST.outputs * 14 * 14;
-const POOLED2: usize = SECOND.outputs * 7 * 7;
-const HIDDEN: usize = 128;
+/// Values per sample after the first pooling.
+pub const POOLED1: usize = FIRST.outputs * 14 * 14;
+/// Values per sample after the second.
+pub const POOLED2: usize = SECOND.outputs * 7 * 7;
+/// Values per sample of the hidden layer.
+pub const HIDDEN: usize = 128;
+
+/// What the network sees of each grey level: normalised by MNIST's mean and standard deviation.
+pub fn grey<T: Real>() -> [T; 256] {
+    std::array::from_fn(|level| T::of((level as f64 / 255.0 - 0.1307) / 0.3081))
+}
 
 /// The working memory of one rank.
 pub struct Network<T> {
     batch: usize,
+    round: Option<fn(T) -> T>,
     /// Per batch.
     input: Vec<T>,
     pooled1: Vec<T>,
@@ -44,6 +54,7 @@ impl<T: Real> Network<T> {
         let zeros = |n: usize| vec![T::zero(); n];
         Self {
             batch,
+            round: None,
             input: zeros(batch * PIXELS),
             pooled1: zeros(batch * POOLED1),
             winner1: vec![0; batch * POOLED1],
@@ -59,6 +70,23 @@ impl<T: Real> Network<T> {
         }
     }
 
+    /// Rounds every operand of the products in which nearly all of the work is, once it is made, as a
+    /// GPU does: activations, their gradients, and the weights of the second convolution and of the first
+    /// dense layer.
+    #[must_use]
+    pub fn rounding(self, round: fn(T) -> T) -> Self {
+        Self { round: Some(round), ..self }
+    }
+
+    fn operands<'a>(&self, parameters: &'a [T]) -> Cow<'a, [T]> {
+        let mut operands = Cow::Borrowed(parameters);
+        if self.round.is_some() {
+            let [_, _, w3, _, w7, ..] = views_mut(operands.to_mut());
+            [w3, w7].into_iter().for_each(|weight| keep(self.round, weight));
+        }
+        operands
+    }
+
     /// Where the next batch's normalised images go: `samples` rows of [`PIXELS`].
     pub fn input(&mut self, samples: usize) -> &mut [T] {
         assert!(samples <= self.batch, "{samples} samples in a network for {}", self.batch);
@@ -67,6 +95,7 @@ impl<T: Real> Network<T> {
 
     /// The mean loss over the input's first `labels.len()` samples; writes its gradient.
     pub fn gradient(&mut self, parameters: &[T], labels: &[u8], gradient: &mut [T]) -> T {
+        let parameters = &self.operands(parameters)[..];
         self.forward(parameters, labels.len());
         let loss = cross_entropy(&mut self.logits[..labels.len() * CLASSES], labels);
         self.backward(parameters, labels.len(), gradient);
@@ -75,7 +104,7 @@ impl<T: Real> Network<T> {
 
     /// How many of the input's first `labels.len()` samples are recognised.
     pub fn correct(&mut self, parameters: &[T], labels: &[u8]) -> usize {
-        self.forward(parameters, labels.len());
+        self.forward(&self.operands(parameters), labels.len());
         let rows = self.logits.chunks_exact(CLASSES).zip(labels);
         rows.filter(|(row, label)| argmax(row) == usize::from(**label)).count()
     }
@@ -87,12 +116,15 @@ impl<T: Real> Network<T> {
             let pooled = &mut self.pooled1[s * POOLED1..][..POOLED1];
             conv_forward(FIRST, &self.input[s * PIXELS..][..PIXELS], w0, b0, columns, plane);
             relu_pool_forward(28, plane, pooled, &mut self.winner1[s * POOLED1..][..POOLED1]);
+            keep(self.round, pooled);
 
             let columns = &mut self.columns[..SECOND.columns()];
             let plane = &mut self.plane[..SECOND.outputs * 14 * 14];
             conv_forward(SECOND, pooled, w3, b3, columns, plane);
             let winner = &mut self.winner2[s * POOLED2..][..POOLED2];
-            relu_pool_forward(14, plane, &mut self.pooled2[s * POOLED2..][..POOLED2], winner);
+            let pooled = &mut self.pooled2[s * POOLED2..][..POOLED2];
+            relu_pool_forward(14, plane, pooled, winner);
+            keep(self.round, pooled);
         }
         let hidden = &mut self.hidden[..samples * HIDDEN];
         linear_forward(samples, &self.pooled2[..samples * POOLED2], w7, b7, hidden);
@@ -109,8 +141,11 @@ impl<T: Real> Network<T> {
         let logits_grad = &self.logits[..samples * CLASSES];
         linear_backward(samples, hidden, w9, logits_grad, g9, gb9, hidden_grad);
         relu_backward(hidden, hidden_grad);
-        let (pooled2, pooled2_grad) = (&self.pooled2[..samples * POOLED2], &mut self.pooled2_grad);
-        linear_backward(samples, pooled2, w7, hidden_grad, g7, gb7, &mut pooled2_grad[..samples * POOLED2]);
+        keep(self.round, hidden_grad);
+        let pooled2 = samples * POOLED2;
+        let (pooled2, pooled2_grad) = (&self.pooled2[..pooled2], &mut self.pooled2_grad[..pooled2]);
+        linear_backward(samples, pooled2, w7, hidden_grad, g7, gb7, pooled2_grad);
+        keep(self.round, pooled2_grad);
 
         for grad in [&mut *g0, &mut *gb0, &mut *g3, &mut *gb3] {
             grad.fill(T::zero());
@@ -130,5 +165,11 @@ impl<T: Real> Network<T> {
             let input = &self.input[s * PIXELS..][..PIXELS];
             conv_backward(FIRST, input, &[], plane, columns, g0, gb0, None);
         }
+    }
+}
+
+fn keep<T: Real>(round: Option<fn(T) -> T>, values: &mut [T]) {
+    if let Some(round) = round {
+        values.iter_mut().for_each(|x| *x = round(*x));
     }
 }

@@ -176,7 +176,7 @@ pub(super) const RULES: &[Rule] = &[
         cause: "WorkerFailed",
         on: Worker,
         when: Always,
-        summary: "a worker[, rank {worker},] exited with code {worker_code} and printed no traceback",
+        summary: "its process exited with code {worker_code} and printed no traceback",
         advice: "look at its last lines (`convoke logs --rank N`); decorate its main function with \
                  torchrun's @record to have the traceback here",
         key: None,

@@ -68,6 +68,8 @@ pub fn body(task: &TaskSpec, container: &Container, context: &Context<'_>) -> Re
     let mut host = HostConfig {
         init: Some(options.init.unwrap_or(true)),
         cap_add: (!options.cap_add.is_empty()).then(|| options.cap_add.clone()),
+        group_add: (!options.group_add.is_empty()).then(|| options.group_add.clone()),
+        sysctls: (!options.sysctls.is_empty()).then(|| options.sysctls.clone().into_iter().collect()),
         auto_remove: Some(false),
         // The gang is restarted as a whole, by the coordinator.
         restart_policy: Some(RestartPolicy {

@@ -80,6 +80,7 @@ pub(super) fn fill(
     if matches!(network, Network::Of(_)) {
         return;
     }
+    host.dns = (!options.dns.is_empty()).then(|| options.dns.clone());
     host.extra_hosts = (!options.extra_hosts.is_empty()).then(|| options.extra_hosts.clone());
     match &options.hostname {
         Some(name) if network.is_host() => notes.push(format!(

@@ -6,13 +6,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use convoke_model::Digest;
 use convoke_tree::Manifest;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Inner;
 use super::dirs::{Dirs, OWN};
@@ -20,6 +20,9 @@ use crate::files::laid::Laid;
 use crate::files::remove_all;
 use crate::files::space::{Space, bytes};
 use crate::ledger;
+
+/// Of a digest's name.
+const DIGEST_DIGITS: usize = 64;
 
 /// A tree that is known here.
 struct Known {
@@ -75,7 +78,7 @@ impl Inner {
         }
         excess = excess.saturating_sub(contents.drop_orphans(&self.dirs));
         let mut kept: BTreeSet<Digest> = self.holds.held().into_iter().collect();
-        kept.extend(used_by_replicas(self.dirs.replicas())?);
+        kept.extend(used_by_replicas(&self.dirs)?);
         let before = excess;
         while excess > 0 {
             let idle = contents.trees.iter().enumerate().filter(|(_, tree)| !kept.contains(&tree.digest));
@@ -191,15 +194,25 @@ fn sizes(dirs: &Dirs) -> io::Result<HashMap<Digest, u64>> {
 }
 
 /// The trees that replicas on this node have mounted.
-fn used_by_replicas(replicas: &Path) -> io::Result<Vec<Digest>> {
+fn used_by_replicas(dirs: &Dirs) -> io::Result<Vec<Digest>> {
     let mut used = Vec::new();
-    for entry in fs::read_dir(replicas)? {
-        let path: PathBuf = Laid::file(&entry?.path());
-        match ledger::read::<Laid>(&path) {
+    for entry in fs::read_dir(dirs.replicas())? {
+        let replica = entry?.path();
+        match ledger::read::<Laid>(&Laid::file(&replica)) {
             Ok(laid) => used.extend(laid.into_iter().flat_map(|laid| laid.trees)),
-            // Not knowing what it uses, nothing may go.
-            Err(error) => return Err(io::Error::other(error.to_string())),
+            Err(error) => {
+                warn!("{error}; what its record and the mounts of this host name stays in the file cache");
+                used.extend(named(&fs::read(replica.join(ledger::RECORD)).unwrap_or_default()));
+                used.extend(named(&fs::read("/proc/self/mountinfo")?));
+            }
         }
     }
     Ok(used)
+}
+
+/// The trees of which a text has paths.
+fn named(text: &[u8]) -> impl Iterator<Item = Digest> {
+    let text = String::from_utf8_lossy(text);
+    let digest = |rest: &str| Digest::try_from(rest.get(..DIGEST_DIGITS)?.to_owned()).ok();
+    text.split("/trees/").skip(1).filter_map(digest).collect::<Vec<_>>().into_iter()
 }

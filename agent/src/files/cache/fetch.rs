@@ -18,7 +18,8 @@ use tracing::{info, warn};
 
 use super::dirs::Wanted;
 use super::receive::{Left, Receiver, WriteError};
-use super::{FetchError, Inner, Told, blocking};
+use super::{FetchError, Inner, Told};
+use crate::blocking::blocking;
 use crate::files::owner::Owner;
 use crate::files::space::{Shortage, Space, bytes};
 use crate::link::{Link, will_pass};
@@ -308,15 +309,24 @@ pub(crate) async fn manifest(link: &Link, digest: Digest) -> Result<Manifest, Fe
 
 /// A blob of at most `limit` bytes, into memory.
 pub(crate) async fn small(link: &Link, digest: Digest, limit: u64) -> Result<Vec<u8>, FetchError> {
+    let content = tokio::sync::Mutex::new(Vec::new());
+    let attempt = || async { try_small(link, digest, limit, &mut *content.lock().await).await };
+    patiently("fetching a blob", attempt).await?;
+    Ok(content.into_inner())
+}
+
+/// Tries until it succeeds, as long as failing may pass.
+pub(crate) async fn patiently<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> Result<T, FetchError>
+where
+    F: Future<Output = Result<T, FetchError>>,
+{
     let (mut backoff, began) = (Backoff::default(), Instant::now());
-    let mut content = Vec::new();
     loop {
-        match try_small(link, digest, limit, &mut content).await {
-            Ok(()) => return Ok(content),
+        match attempt().await {
             Err(error) if passes(&error) && began.elapsed() < PATIENCE => {
-                warn!("fetching a blob: {error}; trying again");
+                warn!("{what}: {error}; trying again");
             }
-            Err(error) => return Err(error),
+            done => return done,
         }
         backoff.pause().await;
     }

@@ -47,6 +47,7 @@ pub(super) use self::lay::{Links, ROOT_MODE, SINGLE, Supervisor, Worker, file_mo
 use super::owner::Owner;
 use super::space::{Shortage, Space};
 use super::turns::Turns;
+use crate::blocking::blocking;
 use crate::link::Link;
 
 /// Default size of the cache: enough for some data sets and images, and never most of the disk.
@@ -272,11 +273,4 @@ impl Cache {
             tracing::warn!("a tree that did not fit cannot be deleted: {error}");
         }
     }
-}
-
-/// Runs what waits for the disk on a thread of its own.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())
 }

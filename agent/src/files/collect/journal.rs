@@ -1,6 +1,7 @@
 //! What was judged of each file, on disk: so that the next agent repeats little. A line a file, the last
 //! one of a file counts; what cannot be read (the end of a write that was interrupted) is not there. Nothing
-//! depends on it but time: a file without a line is judged again, and sending it again changes nothing.
+//! depends on it but time: a file without a line is judged again, and sending it again changes nothing. What stays on
+//! the node has none.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -48,7 +49,8 @@ impl Journal {
         let (mut settled, mut lines) = (HashMap::new(), 0);
         for line in content.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()) {
             let Line { copy, path, stamp, sha256, mode, returned } = line;
-            settled.insert((copy, path), Settled { stamp, digest: sha256, mode, returned });
+            let known = Settled { stamp, digest: sha256, mode, returned, stays: false };
+            settled.insert((copy, path), known);
             lines += 1;
         }
         let mut journal = Self { path, file, lines };
@@ -78,7 +80,9 @@ impl Journal {
 
 fn write<'a>(file: &File, settled: impl Iterator<Item = (&'a FileId, &'a Settled)>) -> io::Result<usize> {
     let (mut out, mut lines) = (BufWriter::new(file), 0);
-    for ((copy, path), Settled { stamp, digest, mode, returned }) in settled {
+    for ((copy, path), Settled { stamp, digest, mode, returned, .. }) in
+        settled.filter(|(_, known)| !known.stays)
+    {
         let (copy, path) = (*copy, path.clone());
         let line = Line { copy, path, stamp: *stamp, sha256: *digest, mode: *mode, returned: *returned };
         serde_json::to_writer(&mut out, &line)?;
@@ -96,7 +100,7 @@ mod tests {
     fn settled(size: u64) -> Settled {
         let stamp = serde_json::json!({"size": size, "inode": 1, "modified": 2, "changed": 3});
         let stamp = serde_json::from_value(stamp).unwrap();
-        Settled { stamp, digest: Some(Digest([1; 32])), mode: 0o644, returned: true }
+        Settled { stamp, digest: Some(Digest([1; 32])), mode: 0o644, returned: true, stays: false }
     }
 
     #[test]

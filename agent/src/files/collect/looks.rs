@@ -32,6 +32,8 @@ pub(super) struct Settled {
     pub(super) mode: u32,
     /// It was sent home.
     pub(super) returned: bool,
+    /// It is done with for now alone: the next agent, which may have other limits, judges it anew.
+    pub(super) stays: bool,
 }
 
 #[derive(Debug, Default)]
@@ -120,7 +122,7 @@ mod tests {
     }
 
     fn settled(file: &Seen) -> Settled {
-        Settled { stamp: file.stamp, digest: None, mode: file.mode, returned: true }
+        Settled { stamp: file.stamp, digest: None, mode: file.mode, returned: true, stays: false }
     }
 
     /// Whether the file goes at that look.

@@ -1,27 +1,27 @@
 //! The collector itself.
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use convoke_model::{Progress, ReplicaKey};
 use convoke_transport::Backoff;
 use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::journal::Journal;
-use super::judge::{self, Read, Start};
-use super::looks::Settled;
+use super::judge::Start;
+use super::motion::Motion;
 use super::scan::{LINK, Odd, Scan, Seen};
-use super::send::{Ready, SendError, send};
+use super::send::SendError;
+use super::tell::{Stays, Teller};
 use super::writers::is_written;
-use super::{Looks, MAX_FILES};
+use super::{Looks, Phase};
+use crate::blocking::blocking;
 use crate::files::Files;
-use crate::files::cache::blocking;
 use crate::files::laid::OwnCopy;
-use crate::files::space::bytes;
-use crate::work::about;
+use crate::files::owed::Owed;
+use crate::progress::Step;
 
 /// How often the copies are looked through, and how much longer than a look took to wait: at most a
 /// tenth of a core.
@@ -37,22 +37,29 @@ const BATCH_BYTES: u64 = 256 << 20;
 const TOLD: u64 = 64 << 20;
 /// What fails for longer is a condition of the node; a coordinator that restarts is not.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Files that do not come back and are named in the log: a few tell what it is about.
-const NAMED: usize = 100;
+/// What fails for long is tried so much less often as it has failed, and at least this often: each try may read and
+/// send all of a large file.
+const LATE: u32 = 10;
+const SELDOM: Duration = Duration::from_secs(60);
 
 pub(super) struct Gatherer {
-    files: Arc<Files>,
-    key: ReplicaKey,
-    copies: Arc<Vec<OwnCopy>>,
-    starts: Arc<Vec<Start>>,
-    looks: Looks,
-    journal: Option<Journal>,
+    pub(super) files: Arc<Files>,
+    pub(super) key: ReplicaKey,
+    pub(super) copies: Arc<Vec<OwnCopy>>,
+    pub(super) starts: Arc<Vec<Start>>,
+    pub(super) looks: Looks,
+    pub(super) journal: Option<Journal>,
     ended: watch::Receiver<bool>,
-    drained: watch::Sender<bool>,
-    began: Instant,
+    pub(super) motion: Motion,
+    /// Whoever reads for it is to give up.
+    pub(super) halt: Arc<AtomicBool>,
+    pub(super) began: Instant,
     /// Since when nothing could be sent.
     failing: Option<Instant>,
-    odd: BTreeSet<(usize, String)>,
+    teller: Arc<Teller>,
+    pub(super) stays: Stays,
+    /// What is sent at the end, told until it is.
+    step: Option<Step>,
 }
 
 impl Gatherer {
@@ -61,7 +68,7 @@ impl Gatherer {
         key: ReplicaKey,
         copies: Vec<OwnCopy>,
         ended: watch::Receiver<bool>,
-        drained: watch::Sender<bool>,
+        teller: Arc<Teller>,
     ) -> Self {
         Self {
             files,
@@ -71,15 +78,18 @@ impl Gatherer {
             looks: Looks::default(),
             journal: None,
             ended,
-            drained,
+            motion: Motion::default(),
+            halt: Arc::default(),
             began: Instant::now(),
             failing: None,
-            odd: BTreeSet::new(),
+            teller,
+            stays: Stays::default(),
+            step: None,
         }
     }
 
-    /// Runs until the tasks have ended and everything is settled, or the generation is over.
-    pub(super) async fn run(mut self) {
+    /// Runs until the tasks have ended and everything is settled, or nothing of the generation is taken any more.
+    pub(super) async fn run(mut self, phase: watch::Sender<Phase>) {
         self.remember().await;
         let mut backoff = Backoff::default();
         loop {
@@ -90,7 +100,9 @@ impl Gatherer {
                 Ok(due) if due.is_empty() && ended => break,
                 Ok(due) => {
                     let took = looked.elapsed();
-                    self.bring(due, ended).await.map(|()| LOOK.max(took * SHARE))
+                    self.bring(due, ended)
+                        .await
+                        .map(|all| if all { LOOK.max(took * SHARE) } else { LAST_LOOKS })
                 }
                 Err(error) => Err(SendError::Interrupted(error)),
             };
@@ -103,22 +115,32 @@ impl Gatherer {
                         _ = self.ended.wait_for(|ended| *ended), if !ended => {}
                     }
                 }
-                Err(error @ SendError::Stale) => {
-                    info!(job = %self.key.job, generation = %self.key.generation, "files are not returned: {error}");
+                Err(SendError::Over(why) | SendError::Full(why) | SendError::Refused(why)) => {
+                    self.stays.end(why);
                     break;
                 }
-                Err(error @ (SendError::Full(_) | SendError::Refused(_))) => {
-                    self.not_returned(format!("files of {} do not come back: {error}", about(&self.key)));
-                    break;
-                }
-                Err(SendError::Interrupted(problem)) => {
-                    self.failed(&problem);
-                    backoff.pause().await;
-                }
+                Err(SendError::Interrupted(problem)) => self.failed(&problem, &mut backoff).await,
             }
         }
-        self.mended();
-        self.drained.send_replace(true);
+        self.step = None;
+        self.teller.stays(&self.stays);
+        phase.send_replace(self.end().await);
+        // Last: whoever tells the end beside this looks at the phase once more.
+        self.teller.over();
+    }
+
+    /// Takes the mark away if all is home.
+    async fn end(&self) -> Phase {
+        if !self.stays.is_empty() {
+            return Phase::Left;
+        }
+        let replica = self.files.replica_dir(&self.key);
+        match blocking(move || Owed::Files.clear(&replica).map_err(|e| e.to_string())).await.flatten() {
+            Ok(()) => {}
+            // It is looked through once more by the next agent, which finds nothing.
+            Err(error) => warn!(job = %self.key.job, "that all files are home cannot be noted: {error}"),
+        }
+        Phase::Home
     }
 
     /// What an earlier agent knew, and what was there at the start.
@@ -150,35 +172,37 @@ impl Gatherer {
     /// Looks through the copies; returns what is to be judged, smallest first.
     async fn look(&mut self, ended: bool) -> Result<Vec<Seen>, String> {
         let (copies, replica) = (self.copies.clone(), self.files.replica_dir(&self.key));
-        let scan = blocking(move || {
+        let (mut looks, now) = (std::mem::take(&mut self.looks), self.began.elapsed());
+        let looking = blocking(move || {
             let mut scan = Scan::default();
-            for (n, copy) in copies.iter().enumerate() {
-                let root = copy.changes(&replica);
-                scan.add(n, &root, copy.single_file).map_err(|e| format!("{}: {e}", root.display()))?;
-            }
-            Ok::<_, String>(scan)
+            let looked = copies.iter().enumerate().try_for_each(|(n, copy)| {
+                scan.add(n, copy, &replica).map_err(|e| format!("{}: {e}", copy.changes(&replica)))
+            });
+            let written = |file: &Seen| {
+                let path = copies[file.copy].changed(&replica, &file.path);
+                path.open().is_ok_and(|file| is_written(&file))
+            };
+            let due = looked.map(|()| looks.look(now, std::mem::take(&mut scan.files), ended, written));
+            (looks, scan, due)
         });
-        let Scan { files, odd, cut } = scan.await??;
-        self.note(odd);
-        if cut {
-            self.not_returned(format!("{} has more files than are looked through", about(&self.key)));
-        }
-        let replica = self.files.replica_dir(&self.key);
-        let written = |file: &Seen| {
-            judge::open(&on_disk(&self.copies, &replica, file)).is_ok_and(|file| is_written(&file))
-        };
-        let mut due = self.looks.look(self.began.elapsed(), files, ended, written);
+        let (looks, Scan { odd, cut, .. }, due) = looking.await?;
+        self.looks = looks;
+        let mut due = due?;
+        self.note(odd, cut);
         due.sort_by_key(|file| file.stamp.size);
         Ok(due)
     }
 
-    /// Judges files and sends those that differ from the start.
-    async fn bring(&mut self, due: Vec<Seen>, ended: bool) -> Result<(), SendError> {
+    /// Judges files and sends those that differ from the start. Before the end, large files wait for those that
+    /// may have come to rest meanwhile: false if not all were judged.
+    async fn bring(&mut self, due: Vec<Seen>, ended: bool) -> Result<bool, SendError> {
         let (mut done, total) = (0, due.iter().map(|file| file.stamp.size).sum());
-        let step = (ended && total >= TOLD).then(|| self.files.progresses.begin(&self.key));
+        if ended && total >= TOLD && self.step.is_none() {
+            self.step = Some(self.files.progresses.begin(&self.key));
+        }
         let mut due = due.into_iter().peekable();
         while due.peek().is_some() {
-            if let Some(step) = &step {
+            if let Some(step) = &self.step {
                 step.tell(Progress { what: "returns files".to_owned(), done, total });
             }
             let (mut batch, mut size) = (Vec::new(), 0);
@@ -188,172 +212,50 @@ impl Gatherer {
                 size += file.stamp.size;
                 batch.push(file);
             }
-            self.bring_batch(batch).await?;
+            if self.bring_batch(batch).await? {
+                self.motion.arrived();
+            }
+            self.mended();
             done += size;
-        }
-        Ok(())
-    }
-
-    async fn bring_batch(&mut self, batch: Vec<Seen>) -> Result<(), SendError> {
-        let began = Instant::now();
-        let (copies, replica) = (self.copies.clone(), self.files.replica_dir(&self.key));
-        let read = blocking(move || {
-            let read = |seen: Seen| {
-                let path = on_disk(&copies, &replica, &seen);
-                let read = judge::read(&path, &seen);
-                (seen, path, read)
-            };
-            batch.into_iter().map(read).collect::<Vec<_>>()
-        });
-        let read = read.await.map_err(SendError::Interrupted)?;
-        let (mut settled, mut ready) = (HashMap::new(), Vec::new());
-        for (seen, path, read) in read {
-            match read {
-                Ok(Read::Moving) => {}
-                Ok(Read::Content(digest)) if self.is_home(&seen, digest) => {
-                    let known = self.looks.settled(&(seen.copy, seen.path.clone()));
-                    let returned = known.is_some_and(|known| known.returned);
-                    settled.insert(
-                        (seen.copy, seen.path),
-                        Settled { stamp: seen.stamp, digest: Some(digest), mode: seen.mode, returned },
-                    );
-                }
-                Ok(Read::Content(digest)) => ready.push(self.ready(seen, path, digest)),
-                Err(error) => {
-                    self.not_returned(format!("{} cannot be read: {error}", path.display()));
-                    let unread =
-                        Settled { stamp: seen.stamp, digest: None, mode: seen.mode, returned: false };
-                    settled.insert((seen.copy, seen.path), unread);
-                }
+            if !ended && size >= BATCH_BYTES {
+                return Ok(due.peek().is_none());
             }
         }
-        let (ready, beyond) = self.within_limits(ready);
-        let sent = if ready.is_empty() { Vec::new() } else { self.send(ready).await? };
-        let judged = sent.into_iter().chain(beyond.into_iter().map(|r| (r, false)));
-        settled.extend(judged.map(|(ready, returned)| {
-            let Ready { copy, path, stamp, mode, digest, .. } = ready;
-            ((copy, path), Settled { stamp, digest: Some(digest), mode, returned })
-        }));
-        self.settle(settled, began.elapsed());
-        Ok(())
+        Ok(true)
     }
 
-    /// Sends files; returns which of them went home. One that is refused does not keep the others.
-    async fn send(&self, ready: Vec<Ready>) -> Result<Vec<(Ready, bool)>, SendError> {
-        match send(&self.files.link, &self.key, &ready).await {
-            Ok(()) => {
-                debug!(job = %self.key.job, files = ready.len(), "files came back");
-                return Ok(ready.into_iter().map(|file| (file, true)).collect());
-            }
-            Err(SendError::Refused(_)) => {}
-            Err(error) => return Err(error),
+    /// Says once what does not travel, and takes note of what cannot be looked at.
+    fn note(&mut self, odd: Vec<Odd>, cut: bool) {
+        let starts = self.starts.clone();
+        let was_there = |odd: &Odd| {
+            odd.why == LINK && starts.get(odd.copy).is_some_and(|start| start.had_link(&odd.path))
+        };
+        self.stays.retain(|id| self.looks.settled(id).is_some());
+        if self.stays.look(odd, cut, was_there) {
+            self.teller.odd(&self.stays, |n| self.copies[n].source.clone());
         }
-        let mut judged = Vec::new();
-        for file in ready {
-            let sent = match send(&self.files.link, &self.key, std::slice::from_ref(&file)).await {
-                Err(SendError::Refused(problem)) => {
-                    self.not_returned(format!("{} does not come back: {problem}", file.on_disk.display()));
-                    false
-                }
-                sent => sent.map(|()| true)?,
-            };
-            judged.push((file, sent));
-        }
-        Ok(judged)
+        self.teller.stays(&self.stays);
     }
 
-    /// True if the coordinator, or the submitter, has exactly this already.
-    fn is_home(&self, seen: &Seen, digest: convoke_model::Digest) -> bool {
-        match self.looks.settled(&(seen.copy, seen.path.clone())) {
-            Some(known) if known.returned => (known.digest, known.mode) == (Some(digest), seen.mode),
-            _ => self.starts.get(seen.copy).is_some_and(|start| start.had(&seen.path, digest, seen.mode)),
-        }
-    }
-
-    fn ready(&self, seen: Seen, on_disk: PathBuf, digest: convoke_model::Digest) -> Ready {
-        let Seen { copy, path, stamp, mode } = seen;
-        let mount = self.copies[copy].source.clone();
-        Ready { copy, path, mount, on_disk, stamp, mode, digest }
-    }
-
-    /// Splits off what exceeds the limits.
-    fn within_limits(&self, ready: Vec<Ready>) -> (Vec<Ready>, Vec<Ready>) {
-        let (mut files, mut size) = self.looks.returned();
-        let (mut within, mut beyond) = (Vec::new(), Vec::new());
-        for file in ready {
-            let before = self.looks.settled(&(file.copy, file.path.clone())).filter(|known| known.returned);
-            let more = file.stamp.size.saturating_sub(before.map_or(0, |known| known.stamp.size));
-            let new = usize::from(before.is_none());
-            if files + new > MAX_FILES || size + more > self.files.return_limit {
-                beyond.push(file);
-            } else {
-                (files, size) = (files + new, size + more);
-                within.push(file);
-            }
-        }
-        if let Some(first) = beyond.first() {
-            self.not_returned(format!(
-                "{} has brought {files} files with {} home, and {} would be more than {MAX_FILES} files or {}: it stays \
-                 on node {} until the replica is removed; write such files to shared storage, or set the agent's \
-                 --return-limit",
-                about(&self.key),
-                bytes(size),
-                first.on_disk.display(),
-                bytes(self.files.return_limit),
-                self.files.node
-            ));
-        }
-        (within, beyond)
-    }
-
-    fn settle(&mut self, settled: HashMap<(usize, String), Settled>, took: Duration) {
-        let now = self.began.elapsed();
-        for (id, settled) in &settled {
-            self.looks.settle(id.clone(), settled.clone(), now, took);
-        }
-        if let Some(journal) = &mut self.journal
-            && let Err(error) = journal.add(settled.iter(), self.looks.all())
-        {
-            warn!("the files that came back cannot be noted: {error}; they are sent again after a restart");
-            self.journal = None;
-        }
-    }
-
-    /// Says once what does not come back.
-    fn note(&mut self, odd: Vec<Odd>) {
-        for Odd { copy, path, why } in odd {
-            let was_there = why == LINK && self.starts.get(copy).is_some_and(|start| start.had_link(&path));
-            if was_there || self.odd.len() >= NAMED || !self.odd.insert((copy, path.clone())) {
-                continue;
-            }
-            let source = &self.copies[copy].source;
-            info!(job = %self.key.job, source, path, "a file does not come back: {why}");
-        }
-    }
-
-    fn not_returned(&self, message: String) {
-        self.files.warnings.raise("FilesNotReturned", &about(&self.key), message);
-    }
-
-    fn failed(&mut self, problem: &str) {
-        let since = *self.failing.get_or_insert_with(Instant::now);
+    async fn failed(&mut self, problem: &str, backoff: &mut Backoff) {
+        let since = self.failing.get_or_insert_with(Instant::now).elapsed();
         debug!(job = %self.key.job, "returning files: {problem}");
-        if since.elapsed() >= PATIENCE {
-            let message =
-                format!("files of {} are not returned yet, trying again: {problem}", about(&self.key));
-            self.files.warnings.raise("ReturningFiles", &about(&self.key), message);
+        self.teller.failed(problem);
+        if since >= PATIENCE {
+            self.teller.waiting();
+        }
+        let mut there = self.files.link.there();
+        let pause = backoff.next_pause(Instant::now()).max((since / LATE).min(SELDOM));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // It is back, or away: neither happens often.
+            Ok(()) = there.changed() => {}
         }
     }
 
     fn mended(&mut self) {
         if self.failing.take().is_some() {
-            self.files.warnings.clear("ReturningFiles", &about(&self.key));
+            self.teller.mended();
         }
     }
-}
-
-fn on_disk(copies: &[OwnCopy], replica: &std::path::Path, file: &Seen) -> PathBuf {
-    let copy = &copies[file.copy];
-    let path = if copy.single_file { crate::files::cache::SINGLE } else { &file.path };
-    copy.changes(replica).join(path)
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +13,9 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::motion::Motion;
 use super::scan::Stamp;
+use crate::beneath::Beneath;
 use crate::link::{Link, will_pass};
 
 /// Bytes in one message; the API allows 1 MiB.
@@ -32,7 +33,7 @@ pub(super) struct Ready {
     pub(super) path: String,
     /// The mount's source.
     pub(super) mount: String,
-    pub(super) on_disk: PathBuf,
+    pub(super) on_disk: Beneath,
     pub(super) stamp: Stamp,
     pub(super) mode: u32,
     pub(super) digest: Digest,
@@ -41,8 +42,9 @@ pub(super) struct Ready {
 /// Why files did not go home.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
-    #[error("a newer generation of the job is accepted")]
-    Stale,
+    /// The generation, or the job, is not known any more.
+    #[error("{0}")]
+    Over(String),
     #[error("the coordinator takes no more: {0}")]
     Full(String),
     /// Another try with all of the files would end the same way.
@@ -53,13 +55,19 @@ pub(super) enum SendError {
 }
 
 /// Sends at most a thousand files, and reports them.
-pub(super) async fn send(link: &Link, key: &ReplicaKey, files: &[Ready]) -> Result<(), SendError> {
+pub(super) async fn send(
+    link: &Link,
+    key: &ReplicaKey,
+    files: &[Ready],
+    motion: &Motion,
+) -> Result<(), SendError> {
     let blobs: BTreeMap<Digest, &Ready> = files.iter().map(|file| (file.digest, file)).collect();
     let missing = missing(link, blobs.keys()).await?;
     if !missing.is_empty() {
         upload(
             link,
             missing.iter().filter_map(|digest| blobs.get(digest)).map(|file| (*file).clone()).collect(),
+            motion.clone(),
         )
         .await?;
     }
@@ -75,10 +83,10 @@ async fn missing(link: &Link, digests: impl Iterator<Item = &Digest>) -> Result<
     answer.into_inner().sha256.iter().map(digest).collect()
 }
 
-async fn upload(link: &Link, files: Vec<Ready>) -> Result<(), SendError> {
+async fn upload(link: &Link, files: Vec<Ready>, motion: Motion) -> Result<(), SendError> {
     let mut client = link.files().await.map_err(interrupted)?;
     let (tx, rx) = mpsc::channel(AHEAD);
-    let feeding = tokio::task::spawn_blocking(move || feed(&files, &tx));
+    let feeding = tokio::task::spawn_blocking(move || feed(&files, &tx, &motion));
     let mut call = std::pin::pin!(client.upload_blobs(ReceiverStream::new(rx)));
     // The call may end first, with a refusal; else the feed ends first, with the last byte.
     let answer = tokio::select! {
@@ -94,16 +102,16 @@ async fn upload(link: &Link, files: Vec<Ready>) -> Result<(), SendError> {
 }
 
 /// Reads the files into the call. Blocking.
-fn feed(files: &[Ready], tx: &mpsc::Sender<v1::BlobPart>) -> Result<(), String> {
+fn feed(files: &[Ready], tx: &mpsc::Sender<v1::BlobPart>, motion: &Motion) -> Result<(), String> {
+    let mut sent = 0;
     let runtime = tokio::runtime::Handle::current();
     let send = |part| {
         let sending = tx.send_timeout(v1::BlobPart { part: Some(part) }, STALL);
         runtime.block_on(sending).map_err(|_| "the network took no bytes".to_owned())
     };
     for Ready { on_disk, digest, stamp, .. } in files {
-        let failed = |e: std::io::Error| format!("{}: {e}", on_disk.display());
-        // The job may have put a link or a pipe in its place since.
-        let file = super::judge::open(on_disk).map_err(failed)?;
+        let failed = |e: std::io::Error| format!("{on_disk}: {e}");
+        let file = on_disk.open().map_err(failed)?;
         send(Part::Header(v1::BlobHeader { sha256: digest.0.to_vec().into(), size: stamp.size, offset: 0 }))?;
         // No more than was hashed, even if somebody appends to it now.
         let mut content = file.take(stamp.size);
@@ -113,7 +121,9 @@ fn feed(files: &[Ready], tx: &mpsc::Sender<v1::BlobPart>) -> Result<(), String> 
             if chunk.is_empty() {
                 break;
             }
+            sent += chunk.len() as u64;
             send(Part::Data(chunk.into()))?;
+            motion.sent(sent);
         }
     }
     Ok(())
@@ -151,7 +161,7 @@ fn silent() -> SendError {
 fn judged(status: &Status) -> SendError {
     let message = status.message().to_owned();
     match convoke_proto::reason(status).as_deref() {
-        Some("STALE_GENERATION") => SendError::Stale,
+        Some("STALE_GENERATION" | "UNKNOWN_JOB") => SendError::Over(message),
         // A file that changed meanwhile is hashed anew, a blob that went meanwhile is sent anew, and
         // an operator may make room.
         Some("HASH_MISMATCH" | "SHORT_BODY" | "EXTRA_BYTES" | "UNKNOWN_BLOB" | "DISK_FULL") => {

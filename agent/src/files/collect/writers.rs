@@ -1,7 +1,6 @@
 //! Whether anybody has a file open for writing.
 
-use std::fs::File;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsRawFd;
 
 /// The signal that tells of a broken lease; its number is Linux's, which libc lacks.
 const F_SETSIG: libc::c_int = 10;
@@ -9,7 +8,7 @@ const F_SETSIG: libc::c_int = 10;
 /// Asks the kernel for a read lease, which it gives only while nobody can write, and gives it back at once.
 /// `false` where leases are not to be had. Somebody who opens the file for writing in between waits those
 /// microseconds.
-pub(super) fn is_written(file: &File) -> bool {
+pub(super) fn is_written(file: &impl AsRawFd) -> bool {
     let fd = file.as_raw_fd();
     // SAFETY: three calls on a descriptor that is open for as long as `file` is borrowed; none of them
     // touches memory. A lease that is being broken is told by a signal, and the default one would end
@@ -29,7 +28,7 @@ pub(super) fn is_written(file: &File) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::fs::{self, File};
 
     #[test]
     fn a_file_is_written_while_its_writer_has_it_open() {

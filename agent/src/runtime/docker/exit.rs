@@ -28,6 +28,8 @@ pub(super) struct Facts {
 pub(super) enum Went {
     Engine,
     Host,
+    /// Perhaps the engine: nobody saw the container end.
+    Unseen,
 }
 
 /// The exit of a container that is not running any more.
@@ -37,11 +39,18 @@ pub(super) fn exit(state: &ContainerState, facts: &Facts, now: Timestamp) -> Tas
     let stopped = facts.stopped.is_some();
     if let Some(went) = facts.went.filter(|_| !stopped) {
         let code = code.map_or(String::new(), |code| format!(" (exit code {code})"));
+        const KEEP: &str =
+            "set \"live-restore\": true in the engine's daemon.json to keep containers running";
         let message = match went {
             Went::Host => format!("the host restarted, and its container ended with it{code}"),
-            Went::Engine => format!(
-                "the Docker Engine stopped or restarted, and its container ended with it{code}; set \"live-restore\": \
-                 true in the engine's daemon.json to keep containers running"
+            Went::Engine => {
+                format!(
+                    "the Docker Engine stopped or restarted, and its container ended with it{code}; {KEEP}"
+                )
+            }
+            Went::Unseen => format!(
+                "its container ended while no agent was there{code}, and the Docker Engine does not tell that it did so \
+                 by itself: it may have ended with the engine; {KEEP}"
             ),
         };
         // Also with code 0: a trainer that ends well when the engine asks it to has not finished.
@@ -226,6 +235,8 @@ mod tests {
     #[test]
     fn what_ends_with_its_engine_is_no_success_and_no_fault_of_its_own() {
         let facts = Facts { went: Some(Went::Engine), ..Facts::default() };
+        let unseen = Facts { went: Some(Went::Unseen), ..Facts::default() };
+        assert_eq!(exit(&ended(0), &unseen, NOW).status, ExitStatus::Unknown);
         for code in [0, 137, 143] {
             let exit = exit(&ended(code), &facts, NOW);
             assert_eq!(exit.status, ExitStatus::Unknown);

@@ -23,7 +23,7 @@ use tracing::warn;
 use self::frame::Frame;
 use self::lines::{Again, Lines};
 use crate::clock::now;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::spool::{Ends, Writer};
 
 pub(super) use frame::time_of;
@@ -44,6 +44,15 @@ const LAST_READING: Duration = Duration::from_secs(120);
 pub(super) struct Drain {
     /// `None` once the spool is sealed. Locked only by blocking workers, for one chunk at a time.
     lines: Arc<Mutex<Option<Lines>>>,
+}
+
+/// Why the rest of a log is not read yet.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unread {
+    #[error(transparent)]
+    Away(EngineError),
+    #[error(transparent)]
+    Disk(#[from] io::Error),
 }
 
 /// How much of a log to read.
@@ -92,8 +101,9 @@ impl Drain {
         }
     }
 
-    /// Reads what the ended container left. What the engine does not give is missed, and marked.
-    pub(super) async fn read_rest(&self, engine: &Engine, container: &str) -> io::Result<()> {
+    /// Reads what the ended container left. What the engine does not give is missed, and marked; an engine that
+    /// goes away meanwhile is an error, for the container and its log are there again when it is.
+    pub(super) async fn read_rest(&self, engine: &Engine, container: &str) -> Result<(), Unread> {
         let reading = async {
             match self.read(engine, container, Reading::Tail, false).await? {
                 End::Reached => Ok(End::Reached),
@@ -102,11 +112,17 @@ impl Drain {
         };
         let problem = match timeout(LAST_READING, reading).await {
             Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => match engine.error("ended a container's log", error) {
+                // One that is there and silent has had its time.
+                error if error.is_away() && !matches!(error, EngineError::Silent { .. }) => {
+                    return Err(Unread::Away(error));
+                }
+                error => error.to_string(),
+            },
             Err(_) => format!("the engine did not give them within {} s", LAST_READING.as_secs()),
         };
         warn!(container, "the last lines cannot be read: {problem}");
-        self.remark(format!("the last lines of output are missing here: {problem}")).await
+        Ok(self.remark(format!("the last lines of output are missing here: {problem}")).await?)
     }
 
     /// The line with which the container's init said that it could not start the command.

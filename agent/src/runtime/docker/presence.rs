@@ -181,7 +181,7 @@ fn heard(shared: &Shared, event: EventMessage) {
 /// Asks for the health of each container that has one.
 async fn refresh(shared: Arc<Shared>, engine: Engine) {
     let checked = |(key, known): (&TaskKey, &super::Known)| match known.status {
-        Some(TaskStatus::Running { health: Some(_), .. }) => Some((key.clone(), known.container.clone())),
+        TaskStatus::Running { health: Some(_), .. } => Some((key.clone(), known.container.clone())),
         _ => None,
     };
     let tasks: Vec<(TaskKey, String)> = shared.tasks().iter().filter_map(checked).collect();

@@ -11,7 +11,8 @@
 //! | any | the engine is away | a task of which nobody knows more; watched when the engine is back |
 //!
 //! If the engine is away, or the host has restarted, a container that is then found to have ended did so
-//! with it, as far as anybody can tell.
+//! with it, as far as anybody can tell. If the engine is there it may have restarted while no agent was: then it must
+//! tell of the end of a container that counts as ended by itself.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -120,9 +121,14 @@ impl DockerRuntime {
         };
         let drain = Drain::resume(&dir.output(), self.shared.config.output_limit)?;
         self.know(&record, &id, dir, UNKNOWN);
-        let doubt =
-            if boot()? != record.boot { Some(Went::Host) } else { engine.is_none().then_some(Went::Engine) };
-        self.watch(record, id, drain, doubt);
+        let doubt = if boot()? != record.boot {
+            Went::Host
+        } else if engine.is_none() {
+            Went::Engine
+        } else {
+            Went::Unseen
+        };
+        self.watch(record, id, drain, Some(doubt));
         Ok(())
     }
 
@@ -152,7 +158,7 @@ impl DockerRuntime {
     fn know(&self, record: &ContainerRecord, container: &str, dir: &TaskDir, status: TaskStatus) {
         let mut known = Known::starting(container, record.stop_signal);
         known.stopped = dir.is_stopping();
-        known.status = Some(status);
+        known.status = status;
         self.shared.tasks().insert(record.key.clone(), known);
     }
 

@@ -24,9 +24,9 @@ impl DockerRuntime {
             let tasks = self.shared.tasks();
             let known = tasks.get(task).ok_or_else(|| RuntimeError::Unknown(task.clone()))?;
             match known.status {
-                Some(TaskStatus::Ended(_)) => known.container.clone(),
+                TaskStatus::Ended(_) => known.container.clone(),
                 // A start that is under way may bring a container yet.
-                None | Some(TaskStatus::Running { .. } | TaskStatus::Exited(_)) => {
+                TaskStatus::Starting | TaskStatus::Running { .. } | TaskStatus::Exited(_) => {
                     return Err(RuntimeError::StillRunning(task.clone()));
                 }
             }

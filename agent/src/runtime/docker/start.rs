@@ -26,16 +26,7 @@ const ATTEMPTS: usize = 5;
 impl DockerRuntime {
     pub(super) async fn start_one(&self, task: TaskSpec) -> Result<(), RuntimeError> {
         let (runtime, key) = (self.clone(), task.key.clone());
-        // In a task of its own: given up half-way it would leave a container of which nobody knows.
-        let starting = tokio::spawn(async move { runtime.start_whole(task).await });
-        starting
-            .await
-            .map_err(|e| io_error(format!("starting the container of {key}"))(io::Error::other(e)))?
-    }
-
-    async fn start_whole(&self, task: TaskSpec) -> Result<(), RuntimeError> {
-        let key = task.key.clone();
-        let Some(container) = task.container.as_deref() else { return Err(RuntimeError::NoEngine) };
+        let Some(container) = task.container.clone() else { return Err(RuntimeError::NoEngine) };
         let reached = self.reached()?;
         {
             let mut tasks = self.shared.tasks();
@@ -44,11 +35,17 @@ impl DockerRuntime {
             }
             tasks.insert(key.clone(), Known::starting(&container.name, task.stop_signal));
         }
-        let started = self.launch(&reached, &task, container).await;
-        if started.is_err() {
-            self.give_up(&reached, &key).await;
-        }
-        started
+        // Known before anything is waited for, and then in a task of its own: given up half-way it would leave a
+        // container of which nobody knows.
+        let failed = io_error(format!("starting the container of {key}"));
+        let starting = tokio::spawn(async move {
+            let started = runtime.launch(&reached, &task, &container).await;
+            if started.is_err() {
+                runtime.give_up(&reached, &key).await;
+            }
+            started
+        });
+        starting.await.map_err(|e| failed(io::Error::other(e)))?
     }
 
     async fn launch(
@@ -69,9 +66,13 @@ impl DockerRuntime {
         let drain = self.prepare_dir(&record).await?;
         let mut container = container.clone();
         for _ in 0..ATTEMPTS {
+            if self.shared.is_stopped(key) {
+                return Err(RuntimeError::Unwanted(key.clone()));
+            }
             let Created { body, notes } = self.body(reached, task, &container).await?;
             match self.create_and_start(reached, key, &record, body.clone()).await {
-                Ok(id) => {
+                Ok(None) => return Err(RuntimeError::Unwanted(key.clone())),
+                Ok(Some(id)) => {
                     // Its siblings would be told the same.
                     for note in notes.iter().filter(|_| container.ipc_of.is_none()) {
                         info!(task = %key, "{note}");
@@ -131,14 +132,15 @@ impl DockerRuntime {
         Ok(create::body(task, container, &context)?)
     }
 
-    /// The started container's id. A container that does not start is removed again.
+    /// The started container's id; `None` if the task was asked to end before. A container that does not start
+    /// is removed again.
     async fn create_and_start(
         &self,
         reached: &Reached,
         key: &TaskKey,
         record: &ContainerRecord,
         body: ContainerCreateBody,
-    ) -> Result<String, EngineError> {
+    ) -> Result<Option<String>, EngineError> {
         let docker = reached.engine.docker();
         let create = || {
             let options = CreateContainerOptionsBuilder::default().name(&record.name).build();
@@ -160,8 +162,11 @@ impl DockerRuntime {
         if let Err(error) = self.shared.dir(key).mark_created(&id) {
             warn!(task = %key, %error, "cannot note that the container was made");
         }
+        if self.shared.is_stopped(key) {
+            return Ok(None);
+        }
         match docker.start_container(&id, None).await {
-            Ok(()) => Ok(id),
+            Ok(()) => Ok(Some(id)),
             Err(error) => {
                 let error = reached.engine.error("does not start the container", error);
                 remove_container(&reached.engine, &id).await?;
@@ -183,7 +188,8 @@ impl DockerRuntime {
         if !ours || runs {
             return Ok(false);
         }
-        let aside = format!("{name}.g{}", task.replica.generation);
+        // Other jobs may have the name, too: the id makes it the container's own.
+        let aside = format!("{name}.g{}-{}", task.replica.generation, id.get(..12).unwrap_or(&id));
         let options = RenameContainerOptionsBuilder::default().name(&aside).build();
         docker.rename_container(&id, options).await.map_err(failed)?;
         Ok(true)
@@ -229,7 +235,13 @@ impl DockerRuntime {
 impl Known {
     pub(super) fn starting(container: &str, stop_signal: i32) -> Self {
         let kill_at = channel::Sender::new(None);
-        Self { status: None, container: container.to_owned(), stop_signal, stopped: false, kill_at }
+        Self {
+            status: TaskStatus::Starting,
+            container: container.to_owned(),
+            stop_signal,
+            stopped: false,
+            kill_at,
+        }
     }
 }
 

@@ -20,12 +20,12 @@ impl DockerRuntime {
             let known = tasks.get_mut(task).ok_or_else(|| RuntimeError::Unknown(task.clone()))?;
             match known.status {
                 // Its start gives up as soon as it is through.
-                None => {
+                TaskStatus::Starting => {
                     known.stopped = true;
                     return Ok(());
                 }
-                Some(TaskStatus::Ended(_)) => return Ok(()),
-                Some(TaskStatus::Running { .. } | TaskStatus::Exited(_)) => {}
+                TaskStatus::Ended(_) => return Ok(()),
+                TaskStatus::Running { .. } | TaskStatus::Exited(_) => {}
             }
             (known.container.clone(), known.stop_signal, !known.stopped)
         };

@@ -1,21 +1,22 @@
 //! Following a task from running to ended, across the engine's absences.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
 use bollard::models::{ContainerState, ContainerStateStatusEnum};
-use bollard::query_parameters::WaitContainerOptionsBuilder;
+use bollard::query_parameters::{EventsOptionsBuilder, WaitContainerOptionsBuilder};
 use convoke_model::TaskExit;
 use futures::StreamExt as _;
 use tokio::sync::watch as channel;
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{debug, info, warn};
 
 use super::super::{ContainerRecord, TaskKey, TaskStatus};
 use super::exit::{self, Facts, Went};
-use super::logs::Drain;
+use super::logs::{Drain, Unread};
 use super::presence::{Reached, health_of};
 use super::stop::{KILL, send_signal};
 use super::{DockerRuntime, Shared};
@@ -93,6 +94,9 @@ impl Watch {
                 }
             }
         };
+        if self.doubt == Some(Went::Unseen) && self.ended_by_itself(&reached.engine, ended.as_ref()).await {
+            self.doubt = None;
+        }
         let exit = self.exit(&reached, ended.as_ref());
         self.shared.set(&self.task, TaskStatus::Exited(exit.clone()));
         self.end(exit, ended.is_some()).await;
@@ -119,12 +123,37 @@ impl Watch {
         }
     }
 
+    /// True if the engine that is there now tells that the container ended, and that nobody had asked it to. An
+    /// engine that stops asks its containers to end, and tells of nothing that was before its start: what it leaves
+    /// of them looks in all else like what ended by itself.
+    async fn ended_by_itself(&self, engine: &Engine, ended: Option<&ContainerState>) -> bool {
+        // One that somebody removed says so.
+        if ended.is_none() {
+            return true;
+        }
+        let filters =
+            HashMap::from([("container", vec![self.container.as_str()]), ("event", vec!["kill", "die"])]);
+        // A second from now: an event of this very second counts.
+        let until = (now().0 / 1000 + 1).to_string();
+        let options = EventsOptionsBuilder::default().since("1").until(&until).filters(&filters).build();
+        let events = engine.docker().events(Some(options)).collect::<Vec<_>>();
+        let Ok(events) = timeout(STUCK, events).await else { return false };
+        let asked = [KILL, self.record.stop_signal].map(|signal| signal.to_string());
+        let (mut died, mut was_asked) = (false, false);
+        for event in events.into_iter().flatten() {
+            let about = event.actor.and_then(|actor| actor.attributes).unwrap_or_default();
+            died |= event.action.as_deref() == Some("die");
+            was_asked |= about.get("signal").is_some_and(|signal| asked.contains(signal));
+        }
+        died && !was_asked
+    }
+
     fn exit(&self, reached: &Arc<Reached>, ended: Option<&ContainerState>) -> TaskExit {
-        let stopped = self.shared.tasks().get(&self.task).is_some_and(|known| known.stopped);
+        let stopped = self.shared.is_stopped(&self.task);
         // An engine that was only slow to answer did nothing to the container.
         let another = self.ran_under.as_ref().is_some_and(|before| !Arc::ptr_eq(before, reached));
         let went = if self.interrupted && another { Some(Went::Engine) } else { self.doubt };
-        let spared = |went: &Went| *went == Went::Engine && reached.info.live_restore;
+        let spared = |went: &Went| *went != Went::Host && reached.info.live_restore;
         let facts = Facts {
             stopped: stopped.then_some(self.record.stop_signal),
             killed: self.killed,
@@ -143,7 +172,11 @@ impl Watch {
             let Some(reached) = self.shared.presence.there().await else { return };
             match self.record_end(&reached.engine, &mut exit, there).await {
                 Ok(()) => break,
-                Err(error) => {
+                Err(Unread::Away(error)) => {
+                    debug!(task = %self.task, "the last lines are read again: {error}");
+                    sleep(RETRY).await;
+                }
+                Err(Unread::Disk(error)) => {
                     warn!(task = %self.task, %error, "cannot record a task's end; trying again");
                     sleep(STUCK).await;
                 }
@@ -153,7 +186,7 @@ impl Watch {
         self.shared.set(&self.task, TaskStatus::Ended(exit));
     }
 
-    async fn record_end(&self, engine: &Engine, exit: &mut TaskExit, there: bool) -> io::Result<()> {
+    async fn record_end(&self, engine: &Engine, exit: &mut TaskExit, there: bool) -> Result<(), Unread> {
         if there {
             self.drain.read_rest(engine, &self.container).await?;
         }
@@ -163,7 +196,7 @@ impl Watch {
         }
         self.drain.seal().await?;
         let (dir, exit) = (self.shared.dir(&self.task), exit.clone());
-        tokio::task::spawn_blocking(move || dir.write_exit(&exit)).await.map_err(io::Error::other)?
+        Ok(tokio::task::spawn_blocking(move || dir.write_exit(&exit)).await.map_err(io::Error::other)??)
     }
 }
 

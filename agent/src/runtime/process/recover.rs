@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use super::super::{RuntimeError, TaskDir, TaskKey, TaskStatus, io_error};
-use super::ProcessRuntime;
+use super::{Known, ProcessRuntime};
 
 impl ProcessRuntime {
     pub(super) async fn recover_all(&self) -> Result<Vec<TaskKey>, RuntimeError> {
@@ -48,7 +48,7 @@ impl ProcessRuntime {
             }
             (None, None) => TaskStatus::Running { pid: 0, health: None },
         };
-        self.shared.tasks().insert(task.clone(), Some(status));
+        self.shared.tasks().insert(task.clone(), Known::of(status));
         self.watch(task.clone(), record.marker);
         Ok(Some(task))
     }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::super::layout::TaskRecord;
 use super::super::procfs::{MARKER, kill_marked};
 use super::super::{RuntimeError, TaskDir, TaskKey, TaskSpec, TaskStatus, io_error};
-use super::ProcessRuntime;
+use super::{Known, ProcessRuntime, request};
 
 /// A shim answers within milliseconds, or after this long (a disk that hangs) not at all.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -30,14 +30,19 @@ impl ProcessRuntime {
         if self.shared.tasks().contains_key(&key) {
             return Err(RuntimeError::Exists(key));
         }
-        self.shared.tasks().insert(key.clone(), None);
-        let dir = self.dir(&key);
-        let record = self.record(spec);
-        let started = self.launch(&key, &dir, &record).await;
-        if started.is_err() {
-            self.give_up(&key, &dir, &record).await;
-        }
-        started
+        // Known before anything is waited for, and then in a task of its own: given up half-way it would leave a
+        // shim of which nobody knows.
+        self.shared.tasks().insert(key.clone(), Known::of(TaskStatus::Starting));
+        let (runtime, failed) = (self.clone(), io_error(format!("starting {key}")));
+        let starting = tokio::spawn(async move {
+            let (dir, record) = (runtime.dir(&key), runtime.record(spec));
+            let started = runtime.launch(&key, &dir, &record).await;
+            if started.is_err() {
+                runtime.give_up(&key, &dir, &record).await;
+            }
+            started
+        });
+        starting.await.map_err(|e| failed(io::Error::other(e)))?
     }
 
     /// Nothing of a failed start may be left, so that it can be tried again.
@@ -106,6 +111,11 @@ impl ProcessRuntime {
         };
         self.shared.set(key, status);
         self.watch(key.clone(), record.marker.clone());
+        // Asked for after it is known to run: from then on requests reach its shim.
+        let unwanted = self.shared.tasks().get(key).and_then(|known| known.unwanted);
+        if let Some(grace) = unwanted {
+            request(dir, &format!("stop {}\n", grace.as_millis())).map_err(io_error(what()))?;
+        }
         Ok(())
     }
 

@@ -2,18 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use convoke_model::{ContainerOptions, DependsCondition, FileGrant, Healthcheck, Ulimit};
+use convoke_model::{ContainerOptions, DependsCondition, FileGrant, Healthcheck, MountKind, Ulimit};
 
 use super::{Scope, build, device_files, mounts, network};
 use crate::cursor::{Cursor, Unsupported};
 use crate::files::from_home;
+use crate::networks;
 use crate::report::Report;
 
 pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> ContainerOptions {
     let mounts = mounts::read(scope, at, report);
+    networks::of_service(at, &scope.top.networks, report);
     let string = |key, report: &mut Report| at.get(key).and_then(|s| s.string(report));
     let top = scope.top;
+    let named = mounts.volumes.iter().filter(|mount| mount.kind == MountKind::Volume);
+    let external =
+        named.map(|mount| mount.source.clone()).filter(|name| top.external.contains(name)).collect();
     ContainerOptions {
+        external_volumes: external,
         container_name: string("container_name", report),
         build: at.get("build").and_then(|b| build::read(scope, &b, report)),
         volumes: mounts.volumes,
@@ -41,6 +47,9 @@ pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> C
         network_mode: network::network_mode(at.get("network_mode"), report),
         hostname: string("hostname", report),
         extra_hosts: network::extra_hosts(at, report),
+        dns: at.get("dns").map(|d| network::dns(&d, report)).unwrap_or_default(),
+        group_add: at.get("group_add").map(|g| g.strings(report)).unwrap_or_default(),
+        sysctls: at.get("sysctls").map(|s| labels(&s, report)).unwrap_or_default(),
         // What only the submitter's engine knows.
         image_digest: None,
         image_content: None,

@@ -25,12 +25,15 @@ pub(super) struct Deploy {
 
 pub(super) fn read(service: &Cursor<'_>, nodes: Option<u32>, report: &mut Report) -> Deploy {
     let deploy = service.get("deploy");
-    let written = deploy.as_ref().and_then(|d| header(d, report));
+    deploy.iter().for_each(|d| header(d, report));
+    let written =
+        Twice { short: service.get("scale"), long: deploy.as_ref().and_then(|d| d.get("replicas")) }
+            .read(report, replicas);
     let resources = deploy.as_ref().and_then(|d| d.get("resources"));
     let policy = deploy.as_ref().and_then(|d| d.get("restart_policy"));
     Deploy {
         replicas: nodes.or(written).unwrap_or(1),
-        limits: resources.map(|r| limits(&r, report)).unwrap_or_default(),
+        limits: limits(service, resources.as_ref(), report),
         restart: restart(policy, service.get("restart"), report),
         constraints: deploy
             .and_then(|d| d.get("placement"))
@@ -39,8 +42,33 @@ pub(super) fn read(service: &Cursor<'_>, nodes: Option<u32>, report: &mut Report
     }
 }
 
-/// Checks the plain keys and answers with the replicas.
-fn header(at: &Cursor<'_>, report: &mut Report) -> Option<u32> {
+/// What may be written in two places: with a word of the service's own from before `deploy`, or there.
+struct Twice<'a> {
+    short: Option<Cursor<'a>>,
+    long: Option<Cursor<'a>>,
+}
+
+impl Twice<'_> {
+    /// Refuses two that differ.
+    fn read<T: PartialEq>(
+        self,
+        report: &mut Report,
+        read: impl Fn(&Cursor<'_>, &mut Report) -> Option<T>,
+    ) -> Option<T> {
+        let long = self.long.as_ref().and_then(|at| read(at, report));
+        let Some(at) = self.short else { return long };
+        let short = read(&at, report);
+        if let (Some(_), Some(long_at)) = (&long, &self.long)
+            && short != long
+        {
+            at.refuse(report, format!("says something else than {}; remove one of the two", long_at.path));
+        }
+        long.or(short)
+    }
+}
+
+/// Checks the plain keys.
+fn header(at: &Cursor<'_>, report: &mut Report) {
     at.only(report, &KNOWN, UNSUPPORTED);
     if let Some(mode) = at.get("mode")
         && mode.text(report).is_some_and(|m| m != "replicated")
@@ -53,53 +81,86 @@ fn header(at: &Cursor<'_>, report: &mut Report) -> Option<u32> {
     if let Some(labels) = at.get("labels") {
         labels.note(report, "has no effect; labels of the service itself are kept");
     }
-    let replicas = at.get("replicas")?;
+}
+
+fn replicas(at: &Cursor<'_>, report: &mut Report) -> Option<u32> {
     let what = format!("a number of nodes from 1 to {MAX_REPLICAS}");
-    let count: u32 = replicas.number(report, &what)?;
+    let count: u32 = at.number(report, &what)?;
     if !(1..=MAX_REPLICAS).contains(&count) {
-        replicas.refuse(report, format!("expected {what}, found \"{count}\""));
+        at.refuse(report, format!("expected {what}, found \"{count}\""));
         return None;
     }
     Some(count)
 }
 
-fn limits(resources: &Cursor<'_>, report: &mut Report) -> ResourceLimits {
-    resources.only(report, &["limits", "reservations"], &[]);
-    if let Some(reservations) = resources.get("reservations") {
-        reservations.only(
-            report,
-            &["devices", "cpus", "memory"],
-            &[("generic_resources", "reserve GPUs with devices")],
-        );
-        for key in ["cpus", "memory"] {
-            if let Some(at) = reservations.get(key) {
-                at.note(report, "has no effect: nodes are shared by device, not by reserved CPU or memory");
-            }
-        }
-    }
-    let Some(at) = resources.get("limits") else { return ResourceLimits::default() };
-    at.only(report, &["cpus", "memory", "pids"], &[]);
-    let cpus = at.get("cpus").and_then(|at| {
-        let milli = at.text(report).map(units::milli_cpus)?;
-        if milli.is_none() {
-            at.refuse(report, "expected a number of CPUs above 0, such as \"0.5\"");
-        }
-        milli
-    });
+fn limits(service: &Cursor<'_>, resources: Option<&Cursor<'_>>, report: &mut Report) -> ResourceLimits {
+    resources.iter().for_each(|r| check_resources(r, report));
+    let limits = resources.and_then(|r| r.get("limits"));
+    limits.iter().for_each(|l| l.only(report, &["cpus", "memory", "pids"], &[]));
+    let twice =
+        |short, long| Twice { short: service.get(short), long: limits.as_ref().and_then(|l| l.get(long)) };
     ResourceLimits {
-        milli_cpus: cpus,
-        memory: at.get("memory").and_then(|m| m.bytes(report)),
-        // Compose's -1 is no limit.
-        pids: at
-            .get("pids")
-            .filter(|p| p.node.as_str() != Some("-1"))
-            .and_then(|p| p.number(report, "a number of processes")),
+        milli_cpus: twice("cpus", "cpus").read(report, cpus),
+        memory: twice("mem_limit", "memory")
+            .read(report, |at, report| at.bytes(report).filter(|bytes| *bytes != 0)),
+        pids: twice("pids_limit", "pids").read(report, pids),
     }
+}
+
+impl Deploy {
+    /// Compose starts also a training over for ever that has come to its end; here that is the aim.
+    pub(super) fn finishes_if_it_trains(
+        &mut self,
+        service: &Cursor<'_>,
+        launches: bool,
+        report: &mut Report,
+    ) {
+        let trains = launches || super::reserves(service) || self.replicas > 1;
+        if trains && std::mem::take(&mut self.restart.after_success) {
+            service.get("restart").into_iter().for_each(|word| {
+                word.note(
+                    report,
+                    "starts it again when it fails; what trains has finished once it ends with 0",
+                );
+            });
+        }
+    }
+}
+
+fn check_resources(resources: &Cursor<'_>, report: &mut Report) {
+    resources.only(report, &["limits", "reservations"], &[]);
+    let Some(reservations) = resources.get("reservations") else { return };
+    reservations.only(
+        report,
+        &["devices", "cpus", "memory"],
+        &[("generic_resources", "reserve GPUs with devices")],
+    );
+    for key in ["cpus", "memory"] {
+        if let Some(at) = reservations.get(key) {
+            at.note(report, "has no effect: nodes are shared by device, not by reserved CPU or memory");
+        }
+    }
+}
+
+fn cpus(at: &Cursor<'_>, report: &mut Report) -> Option<u64> {
+    let milli = at.text(report).map(units::milli_cpus)?;
+    if milli.is_none() {
+        at.refuse(report, "expected a number of CPUs above 0, such as \"0.5\"");
+    }
+    milli
+}
+
+/// Compose's -1 is no limit.
+fn pids(at: &Cursor<'_>, report: &mut Report) -> Option<u64> {
+    if at.node.as_str() == Some("-1") {
+        return None;
+    }
+    at.number(report, "a number of processes")
 }
 
 /// A budget for failures of every cause; `None` is without limit.
 fn budget(max: Option<u32>, delay: Duration) -> RestartPolicy {
-    RestartPolicy { infrastructure: max, application: max, delay }
+    RestartPolicy { infrastructure: max, application: max, delay, after_success: false }
 }
 
 fn restart(policy: Option<Cursor<'_>>, word: Option<Cursor<'_>>, report: &mut Report) -> RestartPolicy {
@@ -135,7 +196,8 @@ fn restart_word(at: &Cursor<'_>, report: &mut Report) -> Option<RestartPolicy> {
             return None;
         }
     };
-    Some(budget(max, Duration::ZERO))
+    let after_success = matches!(text, "always" | "unless-stopped");
+    Some(RestartPolicy { after_success, ..budget(max, Duration::ZERO) })
 }
 
 fn placement(at: &Cursor<'_>, report: &mut Report) -> Vec<Constraint> {

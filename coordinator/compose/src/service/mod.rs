@@ -85,7 +85,8 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
     let launches = launch::find(&argv);
     // A dashboard beside a training is not shown on more nodes.
     let trains = reserves(at) || !launches.is_empty() || !scope.training;
-    let deploy = deploy::read(at, scope.nodes.filter(|_| trains), report);
+    let mut deploy = deploy::read(at, scope.nodes.filter(|_| trains), report);
+    deploy.finishes_if_it_trains(at, !launches.is_empty(), report);
     let gang = gang::Gang {
         service: at,
         replicas: deploy.replicas,
@@ -177,8 +178,8 @@ fn without_effect(at: &Cursor<'_>, report: &mut Report) {
             });
         }
     }
-    if let Some(logging) = at.get("logging") {
-        logging.note(report, "has no effect: the coordinator keeps the logs of every rank");
+    for (key, why) in keys::WITHOUT_EFFECT {
+        at.get(key).into_iter().for_each(|key| key.note(report, *why));
     }
 }
 

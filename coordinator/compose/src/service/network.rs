@@ -1,4 +1,4 @@
-//! `ports`, `expose`, `extra_hosts`, `network_mode`, `ipc`.
+//! `ports`, `expose`, `extra_hosts`, `dns`, `network_mode`, `ipc`.
 
 use convoke_model::PortMapping;
 
@@ -161,6 +161,19 @@ pub(super) fn extra_hosts(service: &Cursor<'_>, report: &mut Report) -> Vec<Stri
         }
     }
     hosts
+}
+
+/// Addresses of name servers.
+pub(super) fn dns(at: &Cursor<'_>, report: &mut Report) -> Vec<String> {
+    let servers = at.one_or_more(report, "addresses").into_iter().filter_map(|at| {
+        let text = at.string(report)?;
+        if text.parse::<std::net::IpAddr>().is_err() {
+            at.refuse(report, format!("\"{text}\" is not an IP address"));
+            return None;
+        }
+        Some(text)
+    });
+    servers.collect()
 }
 
 /// `network_mode`: a word of the engine's, or a network that the nodes' engines have.

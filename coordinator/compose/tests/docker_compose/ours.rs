@@ -142,6 +142,14 @@ impl Of<'_> {
         for name in &options.cap_add {
             self.put(format!("cap_add.{name}"), "");
         }
+        for (key, names) in [("dns", &options.dns), ("group_add", &options.group_add)] {
+            for name in names {
+                self.put(format!("{key}.{name}"), "");
+            }
+        }
+        for (key, value) in &options.sysctls {
+            self.put(format!("sysctls.{key}"), value);
+        }
         for (key, value) in &options.labels {
             self.put(format!("labels.{key}"), value);
         }

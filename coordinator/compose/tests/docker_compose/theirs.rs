@@ -103,6 +103,15 @@ impl Of<'_> {
                 "stop_signal" => self.unless(key, &signal(&text(value)), "15"),
                 "stop_grace_period" => self.unless(key, &millis(&text(value)), "10000"),
                 "shm_size" => self.put(key, bytes(&text(value))),
+                "mem_limit" => self.put("limits.memory", bytes(&text(value))),
+                "cpus" => self.cpus(value),
+                "pids_limit" if *value != -1 => self.put("limits.pids", text(value)),
+                "scale" => self.unless("replicas", &text(value), "1"),
+                "dns" if value.is_string() => self.put(format!("dns.{}", text(value)), ""),
+                "dns" | "group_add" => {
+                    list(value).iter().for_each(|v| self.put(format!("{key}.{}", text(v)), ""))
+                }
+                "sysctls" => map(value).iter().for_each(|(k, v)| self.scalar(format!("sysctls.{k}"), v)),
                 "deploy" => self.deploy(value),
                 "restart" if !has_policy(service) => self.restart(&text(value)),
                 "volumes" => list(value).iter().for_each(|v| self.volume(v)),
@@ -154,14 +163,18 @@ impl Of<'_> {
         !deploy["resources"]["reservations"]["devices"].is_null()
     }
 
+    fn cpus(&mut self, cpus: &Json) {
+        let cpus: f64 = text(cpus).parse().expect("a number of CPUs");
+        self.put("limits.cpus", cpus * 1_000.0);
+    }
+
     fn deploy(&mut self, deploy: &Json) {
         if !deploy["replicas"].is_null() {
             self.unless("replicas", &text(&deploy["replicas"]), "1");
         }
         let limits = &deploy["resources"]["limits"];
         if !limits["cpus"].is_null() {
-            let cpus: f64 = text(&limits["cpus"]).parse().expect("a number of CPUs");
-            self.put("limits.cpus", cpus * 1_000.0);
+            self.cpus(&limits["cpus"]);
         }
         if !limits["memory"].is_null() {
             self.put("limits.memory", bytes(&text(&limits["memory"])));

@@ -15,6 +15,7 @@ fn explained(cause: &str, summary: &str) -> Option<Box<Explanation>> {
         evidence: Vec::new(),
         advice: "try another".to_owned(),
         key: None,
+        rank: None,
     }))
 }
 
@@ -48,6 +49,126 @@ fn a_rank_that_only_lost_another_is_not_the_cause_even_if_it_was_heard_first() {
     assert_eq!((failure.rank, failure.explanation), (Some(Rank(2)), explanation));
     assert_eq!(failure.message, "rank 2 on c: ValueError: no such digit; see: convoke logs train --rank 2");
     assert!(h.job(&job).reason.contains("ValueError: no such digit"), "{}", h.job(&job).reason);
+}
+
+/// Two tasks of two ranks each, as under plain torchrun: rank 3 is in the task of node b, whose first is rank 2.
+fn two_by_two() -> (Harness, JobId) {
+    let mut h = Harness::with_nodes(&[("a", 2), ("b", 2)]);
+    let mut spec = spec("train", 2, 2);
+    spec.layout = RankLayout::PerNode;
+    let job = h.submit(spec);
+    h.follow_all();
+    assert_eq!(h.state(&job), JobState::Running);
+    (h, job)
+}
+
+#[test]
+fn under_torchrun_the_rank_inside_the_task_is_blamed_whatever_was_noticed_first() {
+    let own = [
+        ("PythonException", ExitStatus::Code(1), FailureClass::Application),
+        ("WorkerFailed", ExitStatus::Code(1), FailureClass::Application),
+        ("OutOfMemory", ExitStatus::Code(1), FailureClass::Application),
+        ("Segfault", ExitStatus::Signal(15), FailureClass::Application),
+    ];
+    for ((cause, status, class), stopped) in own.into_iter().flat_map(|own| [(own, false), (own, true)]) {
+        let (mut h, job) = two_by_two();
+        let lost = exit(ExitStatus::Code(1), Timestamp(5));
+        h.end_task_as(&job, 0, lost.clone());
+        let first = failure(&h, &job);
+        assert!(first.message.starts_with("ranks 0-1 on a exited with code 1"), "{}", first.message);
+        let of = |rank, told: Option<Box<Explanation>>| {
+            told.map(|e| Box::new(Explanation { rank: Some(Rank(rank)), ..*e }))
+        };
+        let explanation = of(1, explained("PeerLost", "another rank went away"));
+        h.end_task_as(&job, 0, TaskExit { explanation, ..lost });
+        let oom_killed = cause == "OutOfMemory";
+        let explanation = of(3, explained(cause, "its own doing"));
+        h.end_task_as(&job, 2, TaskExit { stopped, oom_killed, explanation, ..exit(status, Timestamp(900)) });
+        h.follow_all();
+        let failure = failure(&h, &job);
+        assert_eq!(
+            (failure.rank, failure.node.clone(), failure.class),
+            (Some(Rank(3)), Some(node_id("b")), class)
+        );
+        assert_eq!(failure.oom_killed, oom_killed);
+        let by_us = stopped && status == ExitStatus::Signal(15);
+        assert_eq!(failure.exit, Some(status).filter(|_| !by_us));
+        assert_eq!(
+            failure.message, "rank 3 on b: its own doing; see: convoke logs train --rank 3",
+            "{cause}"
+        );
+    }
+}
+
+#[test]
+fn a_rank_that_was_only_stopped_is_not_blamed() {
+    let (mut h, job) = two_by_two();
+    let lost = exit(ExitStatus::Code(1), Timestamp(50));
+    h.end_task_as(&job, 2, lost.clone());
+    let explanation = explained("Stopped", "Convoke stopped it");
+    let status = ExitStatus::Signal(15);
+    h.end_task_as(&job, 0, TaskExit { stopped: true, explanation, ..exit(status, Timestamp(1)) });
+    h.end_task_as(&job, 2, TaskExit { explanation: explained("PeerLost", "another rank went away"), ..lost });
+    h.follow_all();
+    assert_eq!(failure(&h, &job).rank, Some(Rank(2)));
+}
+
+#[test]
+fn where_every_task_only_lost_another_that_is_said_of_the_earliest() {
+    let (mut h, job) = two_by_two();
+    for (rank, at) in [(2, 70), (0, 60)] {
+        let explanation = explained("PeerLost", "another rank went away");
+        h.end_task_as(&job, rank, TaskExit { explanation, ..exit(ExitStatus::Code(1), Timestamp(at)) });
+    }
+    h.follow_all();
+    let failure = failure(&h, &job);
+    let wanted = "rank 0 on a: another rank went away; no rank showed a cause of its own, and this one failed first; \
+                  see: convoke logs train --rank 0";
+    assert_eq!((failure.rank, failure.message.as_str()), (Some(Rank(0)), wanted));
+    assert!(failure.explanation.unwrap().advice.contains("convoke nodes"));
+}
+
+#[test]
+fn a_node_that_was_lost_is_named_where_the_others_only_lost_a_peer() {
+    let (mut h, job) = two_by_two();
+    h.disconnect("b");
+    let explanation = explained("PeerLost", "another rank went away");
+    h.end_task_as(&job, 0, TaskExit { explanation, ..exit(ExitStatus::Code(1), h.now) });
+    h.follow(&node_id("a"));
+    let failure = failure(&h, &job);
+    assert_eq!((failure.node, failure.class), (Some(node_id("b")), FailureClass::Infrastructure));
+    assert!(
+        failure.message.starts_with("node b could not be reached when rank 0 on a"),
+        "{}",
+        failure.message
+    );
+}
+
+#[test]
+fn a_registry_that_cannot_be_reached_is_asked_a_few_times_and_the_count_agrees() {
+    let mut h = Harness::with_nodes(&[("a", 1)]);
+    let job = h.submit(spec("one", 1, 1));
+    let mut pauses = Vec::new();
+    while h.state(&job) != JobState::Failed {
+        let key = h.core.desired(&node_id("a")).unwrap().replicas[0].key();
+        let explanation = explained("RegistryUnreachable", "the registry does not answer");
+        let phase =
+            ReplicaPhase::Refused { message: "Get \"https://…".to_owned(), retryable: true, explanation };
+        let replica =
+            ObservedReplica { key, phase, tasks: Vec::new(), progress: None, conditions: Vec::new() };
+        h.edit_report("a", |report| report.replicas = vec![replica]);
+        h.follow_all_stopping();
+        let since = h.now;
+        while h.state(&job) == JobState::Queued {
+            h.pass(h.core.next_deadline().unwrap().since(h.now));
+        }
+        pauses.push(h.now.since(since).as_secs());
+    }
+    assert_eq!(pauses, [1, 5, 25, 0]);
+    let view = h.job(&job);
+    assert_eq!((view.generation, view.restarts_infrastructure), (Generation(4), 0));
+    assert_eq!(view.reason, "node a could not prepare it: the registry does not answer; tried 4 times");
+    assert_eq!(view.last_failure.unwrap().failure.explanation.unwrap().cause, "RegistryUnreachable");
 }
 
 #[test]

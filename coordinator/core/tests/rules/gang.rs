@@ -39,6 +39,41 @@ fn a_job_goes_from_submission_to_success() {
 }
 
 #[test]
+fn what_is_not_meant_to_end_starts_over_with_a_growing_pause_and_is_charged_for_nothing() {
+    let mut h = Harness::with_nodes(&[("a", 2), ("b", 2)]);
+    let mut dashboard = spec("board", 2, 1);
+    dashboard.restart.after_success = true;
+    let job = h.submit(dashboard);
+    let mut pauses = Vec::new();
+    for generation in 1..=9 {
+        h.follow_all();
+        assert_eq!((h.state(&job), h.job(&job).generation), (JobState::Running, Generation(generation)));
+        h.end_task(&job, 0, ExitStatus::Code(0));
+        assert_eq!(h.state(&job), JobState::Running, "the whole gang ends, or goes on");
+        h.end_task(&job, 1, ExitStatus::Code(0));
+        assert_eq!((h.state(&job), h.goals("a")), (JobState::Queued, vec![]));
+        let ended = h.now;
+        while h.state(&job) == JobState::Queued {
+            h.follow_all();
+            h.pass(h.core.next_deadline().expect("it waits").since(h.now));
+        }
+        pauses.push(millis(h.now.since(ended)));
+    }
+    assert_eq!(pauses, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
+    h.follow_all();
+    h.pass(Duration::from_secs(10));
+    h.end_all(&job, ExitStatus::Code(0));
+    h.pass(Duration::from_millis(500));
+    assert_eq!(h.state(&job), JobState::Starting, "one that ran for a while starts over soon");
+    let view = h.job(&job);
+    assert_eq!((view.restarts_infrastructure, view.restarts_application), (0, 0));
+    h.follow_all();
+    h.ok(Event::Stop { job: job.clone(), grace: None });
+    h.follow_all();
+    assert_eq!(h.state(&job), JobState::Stopped);
+}
+
+#[test]
 fn an_exit_with_0_of_one_task_leaves_the_others_running() {
     let (mut h, job) = running();
     h.end_task(&job, 1, ExitStatus::Code(0));

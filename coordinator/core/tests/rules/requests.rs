@@ -5,7 +5,7 @@ use std::time::Duration;
 use convoke_core::*;
 use convoke_model::*;
 
-use crate::harness::Harness;
+use crate::harness::{Harness, exit};
 use crate::support::{shard, spec};
 
 fn replacing(h: &mut Harness, spec: JobSpec) -> (JobId, Event) {
@@ -137,6 +137,26 @@ fn a_stop_takes_the_jobs_grace_or_the_users() {
     assert_eq!(h.ok(shorter), Decision::AlreadySo(AlreadySo::Job(job.clone())));
     h.follow_all();
     assert_eq!(h.state(&job), JobState::Stopped);
+}
+
+#[test]
+fn a_job_that_is_stopped_while_only_its_files_travel_has_succeeded() {
+    for (stopped, expected) in [(false, JobState::Succeeded), (true, JobState::Stopped)] {
+        let mut h = Harness::with_nodes(&[("a", 2)]);
+        let job = h.submit(spec("job", 1, 2));
+        h.follow_all();
+        let exit = TaskExit { stopped, ..exit(ExitStatus::Code(0), h.now) };
+        // Its agent says that both have ended, and not yet that the replica has.
+        h.edit_report("a", |report| {
+            for task in &mut report.replicas[0].tasks {
+                task.phase = TaskPhase::Exited(exit.clone());
+            }
+        });
+        h.ok(Event::Stop { job: job.clone(), grace: None });
+        assert_eq!(h.state(&job), JobState::Stopping);
+        h.edit_report("a", |report| report.replicas[0].phase = ReplicaPhase::Ended);
+        assert_eq!(h.state(&job), expected);
+    }
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Agent {
             conditions: Vec::new(),
         };
         let replicas = self.replicas.iter().map(replica).collect();
-        ObservedState { applied: self.applied(), replicas, conditions: Vec::new() }
+        ObservedState { applied: self.applied(), replicas, ..ObservedState::default() }
     }
 
     /// The host starts anew: processes are gone, the agent's state is not.

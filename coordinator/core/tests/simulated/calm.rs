@@ -1,5 +1,5 @@
 //! The end of every life: faults stop, agents are quick, tasks end with 0; then every job must
-//! have ended, or wait for nodes that are not there. In some lives one node never comes back.
+//! have ended, or wait for nodes that are not there; one that starts over for ever is stopped. In some lives one node never comes back.
 
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ impl World {
             self.note(format_args!("{node} is gone for ever"));
             self.agents.get_mut(node).unwrap().link = Link::Cut;
         }
+        self.stop_what_starts_over()?;
         for _ in 0..TURNS {
             self.turn(dead.as_ref())?;
             if self.is_over(dead.as_ref()) {
@@ -32,6 +33,15 @@ impl World {
         let left = self.core.jobs().into_iter().filter(|job| !job.state.is_final());
         let left: Vec<String> = left.map(|j| format!("{} {:?}: {}", j.id, j.state, j.reason)).collect();
         Err(format!("after the faults these jobs came to no end: {}", left.join("; ")))
+    }
+
+    fn stop_what_starts_over(&mut self) -> Result<(), Violation> {
+        let over = |job: &JobView| !job.state.is_final() && job.spec.restart.after_success;
+        for job in self.core.jobs().into_iter().filter(over) {
+            self.event(Event::Stop { job: job.id, grace: None })?
+                .expect("a job that has not ended can be stopped");
+        }
+        Ok(())
     }
 
     fn turn(&mut self, dead: Option<&NodeId>) -> Result<(), Violation> {

@@ -136,6 +136,11 @@ impl Checks {
 
     fn success_needs_every_task(&self, job: &Job, before: &Before) -> Check {
         let was = before.jobs.get(&job.id).map(|(state, _)| *state);
+        ensure!(
+            job.run.phase != Phase::Succeeded || !job.spec.restart.after_success,
+            "{} is not meant to end",
+            job.id
+        );
         if job.run.phase != Phase::Succeeded || was == Some(JobState::Succeeded) {
             return Ok(());
         }

@@ -20,6 +20,7 @@ impl World {
         spec.restart.application = [Some(0), Some(2), None][dice.below(3)];
         spec.restart.infrastructure = [Some(1), Some(3), None][dice.below(3)];
         spec.restart.delay = Duration::from_secs([0, 0, 7][dice.below(3)]);
+        spec.restart.after_success = dice.percent(20);
         spec.time_limit = dice.percent(15).then(|| Duration::from_secs(90));
         spec.fence = dice.percent(35).then(|| Duration::from_secs(60));
         spec.checkpoint.keep = dice.upto(2);

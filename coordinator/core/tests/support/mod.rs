@@ -27,6 +27,7 @@ pub(crate) fn info(name: &str, slots: u32) -> NodeInfo {
         kind: DeviceKind::Cpu,
         model: "slot".to_owned(),
         memory: 0,
+        gpu: None,
     };
     NodeInfo {
         id: node_id(name),
@@ -38,6 +39,7 @@ pub(crate) fn info(name: &str, slots: u32) -> NodeInfo {
         agent_version: "0".to_owned(),
         gpu_injection: None,
         engine: None,
+        gpu_driver: None,
     }
 }
 

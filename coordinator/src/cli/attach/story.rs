@@ -68,7 +68,10 @@ fn is_failure(reason: &str, job: &v1::Job) -> bool {
 fn in_short(job: &v1::Job) -> String {
     match &job.last_failure {
         Some(v1::Failure { rank: Some(rank), node: Some(node), exit: Some(exit), .. }) => {
-            format!("rank {rank} on {node}: {}", text::exit(exit))
+            // Which of a task's ranks it was, is not known yet.
+            let alone = |r: &&v1::Replica| r.first_rank == *rank && r.tasks.len() == 1;
+            let ranks = job.replicas.iter().find(alone).map_or(1, |replica| replica.local_world);
+            format!("{} on {node}: {}", text::ranks(*rank, ranks), text::exit(exit))
         }
         _ => job.reason.clone(),
     }

@@ -1,7 +1,7 @@
 //! An attached `up`: what people see and what an interrupt does until the jobs and their files are done.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use convoke_proto::v1;
 
@@ -13,16 +13,18 @@ use crate::cli::ship::Sent;
 use crate::cli::signals::{Interrupt, Interrupts};
 use crate::cli::{stop, text, wait};
 
-/// When it is said that only files are waited for.
+/// How often it is said what only files are waited for: people wonder, and it is one call.
 const FILES_LATE: Duration = Duration::from_secs(5);
 
-/// Follows `jobs` to their end and their last file; the first interrupt stops them, the second leaves.
+/// Follows `jobs` to their end and their last file; the first interrupt stops them, the second leaves. Once they
+/// have ended, nothing new of their files is waited for longer than `wait_for_files`.
 pub(crate) async fn to_the_end(
     link: &Arc<Link>,
     screen: Screen,
     jobs: Vec<v1::Job>,
     places: Vec<(Places, Sent)>,
     mut interrupts: Interrupts,
+    wait_for_files: Duration,
 ) -> Result<(), Failure> {
     let receiver = |(job, (places, sent)): (&v1::Job, (Places, Sent))| {
         (!places.is_empty()).then(|| Receiver::new(link, &screen, job, places, sent))
@@ -32,16 +34,27 @@ pub(crate) async fn to_the_end(
     let mut view = View::new(screen.clone(), &jobs);
     let mut stopping: Option<tokio::task::JoinSet<()>> = None;
     let mut told_of_files = false;
+    let mut moved = Instant::now();
     loop {
-        let silent = updates.only_files_are_to_come() && !told_of_files;
+        let only_files = updates.only_files_are_to_come();
         tokio::select! {
             update = updates.next() => match update? {
-                Some(update) => view.update(update)?,
+                Some(update) => {
+                    moved = Instant::now();
+                    view.update(update)?;
+                }
                 None => break,
             },
-            () = tokio::time::sleep(FILES_LATE), if silent => {
-                told_of_files = true;
-                screen.note("waiting for the last files (Ctrl-C leaves; `convoke pull` brings them later)");
+            () = tokio::time::sleep(FILES_LATE.min(wait_for_files)), if only_files => {
+                if !std::mem::replace(&mut told_of_files, true) {
+                    screen.note("waiting for the last files (Ctrl-C leaves; `convoke pull` brings them later)");
+                }
+                if view.look_again(link).await? {
+                    moved = Instant::now();
+                }
+                if moved.elapsed() >= wait_for_files {
+                    break;
+                }
             }
             interrupt = interrupts.next() => match (interrupt, &stopping) {
                 (Interrupt::Stop, None) if !updates.only_files_are_to_come() => {
@@ -55,6 +68,10 @@ pub(crate) async fn to_the_end(
                 }
             },
         }
+    }
+    if stopping.is_none() {
+        // What their nodes say of what is still there; the last updates were of before.
+        view.look_again(link).await?;
     }
     view.finish();
     match stopping {

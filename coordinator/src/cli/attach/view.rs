@@ -6,7 +6,9 @@ use serde_json::json as object;
 
 use super::{Prefix, Screen, Update, What, story};
 use crate::cli::failure::Failure;
+use crate::cli::inspect;
 use crate::cli::json::json;
+use crate::cli::link::Link;
 use crate::cli::output::{self, paint};
 use crate::cli::receive::{self, Back, Came};
 use crate::cli::text;
@@ -73,8 +75,26 @@ impl View {
         Ok(())
     }
 
+    /// Looks at jobs that have ended, whose streams tell nothing more: true if their files have moved.
+    pub(crate) async fn look_again(&mut self, link: &Link) -> Result<bool, Failure> {
+        let mut moved = false;
+        for index in 0..self.shown.len() {
+            let before = &self.shown[index].job;
+            if !text::is_final(before) {
+                continue;
+            }
+            let job = inspect::get(link, &before.id).await?;
+            let progress =
+                |job: &v1::Job| -> Vec<_> { job.replicas.iter().map(|r| r.progress.clone()).collect() };
+            moved |= progress(&job) != progress(before);
+            self.job(index, job);
+        }
+        Ok(moved)
+    }
+
     /// Whether every file of the jobs is here.
     pub(crate) fn files_outcome(&self) -> Result<(), Failure> {
+        self.shown.iter().try_for_each(|shown| receive::on_nodes(&shown.job))?;
         self.shown.iter().try_for_each(|shown| shown.files.outcome(text::job_name(&shown.job)))
     }
 

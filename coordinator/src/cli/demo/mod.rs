@@ -185,7 +185,7 @@ async fn submit(link: &Link, file: &Path) -> Result<v1::Job, Failure> {
         spec: spec.map(Into::into),
         ..Default::default()
     };
-    let answer = link.call(request, |mut c, r| async move { c.jobs.submit_job(r).await }).await?;
+    let answer = Box::pin(link.call(request, |mut c, r| async move { c.jobs.submit_job(r).await })).await?;
     answer.job.ok_or_else(|| Failure::new(exit::FAILED, "COORDINATOR", "the answer names no job"))
 }
 

@@ -30,7 +30,7 @@ use write::Writer;
 pub(crate) use known::submitted;
 pub(crate) use place::{Place, Places};
 pub(crate) use source::Artifacts;
-pub(crate) use story::{Back, json};
+pub(crate) use story::{Back, json, on_nodes};
 pub(crate) use write::Outcome;
 
 /// A bar for less would only flicker.

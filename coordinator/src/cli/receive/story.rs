@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use convoke_proto::v1;
 use serde_json::{Value, json as object};
 
 use super::{Came, Outcome};
@@ -93,6 +94,24 @@ impl Back {
         Err(Failure::new(exit::FAILED, "FILES_NOT_WRITTEN", message)
             .hint(format!("once that is mended, `convoke pull {job}` brings what is not here yet")))
     }
+}
+
+/// Whether all that the job left is with the coordinator, by its nodes' own word.
+pub(crate) fn on_nodes(job: &v1::Job) -> Result<(), Failure> {
+    let still = text::still_on_nodes(job);
+    if still.is_empty() || !text::is_final(job) {
+        return Ok(());
+    }
+    let told: Vec<_> = still.iter().map(|(node, message)| format!("node {node}: {message}")).collect();
+    let name = text::job_name(job);
+    Err(Failure::new(
+        exit::FAILED,
+        "FILES_ON_NODE",
+        format!("not all of {name} came back: {}", told.join("; ")),
+    )
+    .hint(format!(
+        "`convoke inspect {name}` shows what is left, `convoke pull {name}` brings what came since"
+    )))
 }
 
 /// New paths: by name if they are few.

@@ -35,6 +35,11 @@ pub struct Options {
     pub timeout: Duration,
 }
 
+/// True if this id leads to a [`Ring`].
+pub fn is_ring_id(id: &super::UniqueId) -> bool {
+    read_id(id).is_some()
+}
+
 /// A communicator over TCP.
 pub struct Ring {
     rank: u32,
