@@ -1,12 +1,12 @@
 //! The coordinator as a command sees it: one address, which may be away for a while.
 //!
 //! States: answering, away (retried with growing pauses, said once, given up after `patience`). A
-//! coordinator that does not answer the first time is not waited for. A refusal is an answer.
+//! coordinator that cannot be connected to at first is not waited for, nor what is none. A refusal is an answer.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use convoke_proto::v1;
 use convoke_proto::v1::checkpoint_service_client::CheckpointServiceClient;
 use convoke_proto::v1::cluster_service_client::ClusterServiceClient;
 use convoke_proto::v1::file_service_client::FileServiceClient;
@@ -44,6 +44,8 @@ pub(crate) struct Link {
     patience: Duration,
     /// Since when it has been away; `None` while it answers.
     away: Mutex<Option<Instant>>,
+    /// It has answered something.
+    met: AtomicBool,
     say: Say,
 }
 
@@ -59,21 +61,6 @@ impl Link {
         Ok(Self::over(channel, url, patience, say))
     }
 
-    /// Makes sure that it is a coordinator that answers. What fails before it ever answered is no absence.
-    pub(crate) async fn greet(&self) -> Result<(), Failure> {
-        let mut request = Request::new(v1::GetClusterRequest {});
-        request.set_timeout(CALL_DEADLINE);
-        let Err(status) = self.clients().cluster.get_cluster(request).await else { return Ok(()) };
-        if convoke_proto::reason(&status).is_some() {
-            return Ok(());
-        }
-        // The connection is there: whatever else broke it did so for what was said on it.
-        match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded => Err(unreachable(&self.url, &root_cause(&status))),
-            _ => Err(stranger(&self.url, &root_cause(&status))),
-        }
-    }
-
     fn over(channel: Channel, url: &str, patience: Duration, say: Say) -> Self {
         let clients = Clients {
             jobs: JobServiceClient::new(channel.clone()),
@@ -82,8 +69,8 @@ impl Link {
             sessions: SessionServiceClient::new(channel.clone()),
             files: FileServiceClient::new(channel),
         };
-        let (bulk, away) = (OnceCell::new(), Mutex::new(None));
-        Self { url: url.to_owned(), clients, bulk, patience, away, say }
+        let (bulk, away, met) = (OnceCell::new(), Mutex::new(None), AtomicBool::new(false));
+        Self { url: url.to_owned(), clients, bulk, patience, away, met, say }
     }
 
     pub(crate) fn clients(&self) -> Clients {
@@ -128,8 +115,9 @@ impl Link {
 
     /// Notes an answer; says so where the coordinator had been away.
     pub(crate) fn answered(&self) {
+        let met = self.met.swap(true, Ordering::Relaxed);
         let before = self.away().take();
-        if let Some(since) = before {
+        if let Some(since) = before.filter(|_| met) {
             (self.say)(&format!("the coordinator is back after {}", text::short(since.elapsed())));
         }
     }
@@ -140,15 +128,19 @@ impl Link {
             self.answered();
             return Err(status.into());
         }
-        if self.away_for() > self.patience {
-            return Err(self.gave_up(&root_cause(&status)));
+        let (cause, met) = (root_cause(&status), self.met.load(Ordering::Relaxed));
+        if !met && convoke_transport::is_stranger(&status) {
+            return Err(stranger(&self.url, &cause));
+        }
+        if self.away_for(&cause) > self.patience {
+            return Err(if met { self.gave_up(&cause) } else { unreachable(&self.url, &cause) });
         }
         backoff.pause().await;
         Ok(())
     }
 
     /// How long the coordinator has been away; says so the first time.
-    fn away_for(&self) -> Duration {
+    fn away_for(&self, cause: &str) -> Duration {
         let before = {
             let mut away = self.away();
             let before = *away;
@@ -158,11 +150,14 @@ impl Link {
         match before {
             Some(since) => since.elapsed(),
             None => {
-                (self.say)(&format!(
-                    "the coordinator at {} went away; trying again for up to {} (jobs go on meanwhile)",
-                    self.url,
-                    humantime::format_duration(self.patience)
-                ));
+                let (url, patience) = (&self.url, humantime::format_duration(self.patience));
+                (self.say)(&if self.met.load(Ordering::Relaxed) {
+                    format!(
+                        "the coordinator at {url} went away; trying again for up to {patience} (jobs go on meanwhile)"
+                    )
+                } else {
+                    format!("no answer from {url} ({cause}); trying again for up to {patience}")
+                });
                 Duration::ZERO
             }
         }
@@ -250,7 +245,7 @@ mod tests {
         let sink = said.clone();
         let say: Say = Box::new(move |text| sink.lock().unwrap().push(text.to_owned()));
         let link = Link::connect(&url, Duration::from_secs(60), say).await.unwrap();
-        let failure = link.greet().await.unwrap_err();
+        let failure = crate::cli::inspect::get(&link, "train").await.unwrap_err();
         answering.abort();
         assert_eq!((failure.exit, failure.reason.as_str()), (exit::UNREACHABLE, "NO_COORDINATOR"));
         assert!(failure.message.contains(&url), "{}", failure.message);
@@ -260,6 +255,7 @@ mod tests {
     #[tokio::test]
     async fn an_absence_is_said_once_and_so_is_the_return() {
         let (link, said) = link(Duration::from_secs(60));
+        link.answered();
         let mut backoff = Backoff::default();
         for _ in 0..2 {
             link.failed(Status::unknown("h2 protocol error"), &mut backoff).await.unwrap();
@@ -269,6 +265,15 @@ mod tests {
         let said = said.lock().unwrap();
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].contains("went away") && said[1].contains("is back"));
+    }
+
+    #[tokio::test]
+    async fn what_never_answered_has_not_gone_away() {
+        let (link, said) = link(Duration::from_secs(60));
+        link.failed(Status::unavailable("reset"), &mut Backoff::default()).await.unwrap();
+        link.answered();
+        let said = said.lock().unwrap();
+        assert!(said.len() == 1 && said[0].contains("no answer") && said[0].contains("reset"), "{said:?}");
     }
 
     #[tokio::test]

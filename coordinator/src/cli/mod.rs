@@ -119,9 +119,7 @@ impl Context {
     }
 
     async fn link_saying(&self, say: link::Say) -> Result<Arc<Link>, Failure> {
-        let link = Link::connect(&self.coordinator, self.patience, say).await?;
-        link.greet().await?;
-        Ok(Arc::new(link))
+        Link::connect(&self.coordinator, self.patience, say).await.map(Arc::new)
     }
 }
 
