@@ -43,8 +43,10 @@ pub(crate) fn first_failure(job: &Job, members: &[Member<'_>], clock: &Clock) ->
 
 /// A failure that was judged by a bare exit, with what has become known of it.
 pub(crate) fn told_again(job: &Job, members: &[Member<'_>], clock: &Clock, first: &Failure) -> Failure {
+    // A failure of a node's is no rank's.
     let same = |(_, rank, exit): &Failed<'_>| {
-        (first.rank == Some(*rank) || first.rank == about(exit)) && exit.explanation.is_some()
+        first.rank.is_some_and(|first| first == *rank || about(exit) == Some(first))
+            && exit.explanation.is_some()
     };
     let known = failed(members).find(same);
     known.map_or_else(|| first.clone(), |exit| Failure { at: first.at, ..failure(job, exit, clock) })

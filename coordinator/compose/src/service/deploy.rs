@@ -113,9 +113,10 @@ impl Deploy {
         &mut self,
         service: &Cursor<'_>,
         launches: bool,
+        has_devices: bool,
         report: &mut Report,
     ) {
-        let trains = launches || super::reserves(service) || self.replicas > 1;
+        let trains = launches || has_devices || self.replicas > 1;
         if trains && std::mem::take(&mut self.restart.after_success) {
             service.get("restart").into_iter().for_each(|word| {
                 word.note(

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use convoke_model::{JobName, JobSpec, RankLayout};
+use convoke_model::{DeviceCount, JobName, JobSpec, RankLayout};
 
 use crate::cursor::Cursor;
 use crate::files::Files;
@@ -86,7 +86,8 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
     // A dashboard beside a training is not shown on more nodes.
     let trains = reserves(at) || !launches.is_empty() || !scope.training;
     let mut deploy = deploy::read(at, scope.nodes.filter(|_| trains), report);
-    deploy.finishes_if_it_trains(at, !launches.is_empty(), report);
+    let has_devices = devices.count != DeviceCount::Count(0);
+    deploy.finishes_if_it_trains(at, !launches.is_empty(), has_devices, report);
     let gang = gang::Gang {
         service: at,
         replicas: deploy.replicas,
