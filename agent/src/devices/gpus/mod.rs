@@ -1,7 +1,7 @@
 //! NVIDIA's GPUs as NVML tells them.
 //!
 //! Calls to NVML may block for seconds, and for good on a GPU that hangs: a thread of its own makes
-//! all of them ([`owner`]) and publishes what it saw, once a second. Everybody else reads that and
+//! all of them (`owner`) and publishes what it saw, once a second. Everybody else reads that and
 //! never waits. While NVML does not answer, what it last said stays: the inventory, so that running
 //! work keeps its devices, and the node's condition says that nobody can tell how they are.
 

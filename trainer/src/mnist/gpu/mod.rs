@@ -9,9 +9,9 @@
 //! the sums over them, in two buckets: the dense layers' (95 % of the bytes, and the loss and the wish
 //! to stop) while the convolutions' backward pass runs, then the convolutions'.
 //!
-//! **The host** queues steps up to [`AHEAD`] of those done, and reads the losses as they are posted. It
+//! **The host** queues steps up to `AHEAD` of those done, and reads the losses as they are posted. It
 //! waits for the device only where [`Device::advance`] ends: at an epoch's end. Checkpoints are written
-//! behind the steps ([`snapshot`]).
+//! behind the steps (`snapshot`).
 //!
 //! **A stop** is agreed upon as on the CPU: the wishes are summed with the gradient, so all ranks see
 //! them in the same step. That step is done as any other; those already queued behind it change nothing
