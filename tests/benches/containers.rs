@@ -5,7 +5,8 @@
 //! cargo bench -p convoke-tests --bench containers -- [ROUNDS]
 //! ```
 //!
-//! - *one*: `convoke run IMAGE true` beside `docker run --rm IMAGE true`, start of the command to its end.
+//! - *one*: `convoke run IMAGE true` beside `docker run --rm --network=host --init IMAGE true`, which are
+//!   Convoke's defaults, start of the command to its end.
 //! - *three*: `convoke up -d` until its three containers run on three agents, beside `docker-compose up -d`
 //!   of three services on one host.
 //! - *files*: 1 GiB in 2,000 files to three agents, laid out, beside `tar | zstd | tar` to one directory.
@@ -37,7 +38,8 @@ async fn measure(rounds: usize) {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         ours.push(run_one(&cluster).await);
-        theirs.push(timed(Command::new("docker").args(["run", "--rm", IMAGE, "true"])));
+        let run = ["run", "--rm", "--network=host", "--init", IMAGE, "true"];
+        theirs.push(timed(Command::new("docker").args(run)));
     }
     tell("one container to its end", "convoke run", ours, "docker run", theirs);
 
