@@ -144,13 +144,7 @@ fn fill(file: &mut File, id: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn names(directory: &Path) -> Vec<String> {
-        let entries = fs::read_dir(directory).unwrap();
-        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
+    use crate::cli::testing::names;
 
     #[test]
     fn a_marker_is_removed_unless_it_is_to_stay_and_then_used_again() {
