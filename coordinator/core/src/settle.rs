@@ -219,7 +219,7 @@ impl Draft<'_> {
             avoid.extend(failure.node.clone());
             return self.replace(id, failure, avoid);
         }
-        self.edit(id, |run| run.refusals = 0);
+        self.edit(id, |run| (run.refusals, run.unanswered_pulls) = (0, 0));
         self.charge(id, failure, avoid);
     }
 
@@ -278,15 +278,15 @@ impl Draft<'_> {
     fn pull_again(&mut self, id: &JobId, failure: Failure, avoid: Vec<NodeId>) {
         /// Half a minute in all.
         const PAUSES_MS: [u64; 3] = [1_000, 5_000, 25_000];
-        let refusals = self.job(id).run.refusals;
-        let Some(pause) = PAUSES_MS.get(refusals as usize) else {
-            let reason = format!("{}; tried {} times", failure.message, refusals + 1);
+        let unanswered = self.job(id).run.unanswered_pulls;
+        let Some(pause) = PAUSES_MS.get(unanswered as usize) else {
+            let reason = format!("{}; tried {} times", failure.message, unanswered + 1);
             self.edit(id, |run| {
                 run.last_failure = Some(FailedGeneration { generation: run.generation, failure });
             });
             return self.fail(id, reason);
         };
-        self.edit(id, |run| run.refusals += 1);
+        self.edit(id, |run| run.unanswered_pulls += 1);
         self.requeue(id, *pause, &failure.message, avoid);
     }
 
