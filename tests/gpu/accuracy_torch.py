@@ -6,7 +6,8 @@ accuracy_torch.py DATA SEEDS [--bf16]: the same digits, epochs, batch, optimiser
 import argparse, gzip, json, pathlib, statistics
 
 import torch
-from torch import nn
+
+from guide_cnn import network, training
 
 p = argparse.ArgumentParser()
 p.add_argument("data", type=pathlib.Path)
@@ -27,22 +28,8 @@ def digits(name):
 
 images, labels = digits("train")
 test_images, test_labels = digits("t10k")
-model = nn.Sequential(
-    nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-    nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-    nn.Flatten(), nn.Linear(64 * 7 * 7, 128), nn.ReLU(), nn.Linear(128, 10),
-).cuda()
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, capturable=True, fused=True)
-criterion = nn.CrossEntropyLoss()
-
-
-def step(x, y):
-    optimizer.zero_grad(set_to_none=False)
-    with torch.autocast("cuda", torch.bfloat16, enabled=a.bf16):
-        loss = criterion(model(x), y)
-    loss.backward()
-    optimizer.step()
-    return loss
+model = network()
+optimizer, step = training(model, a.bf16)
 
 
 def capture(size):

@@ -6,8 +6,9 @@ import argparse, json, os, sys, time
 
 BEGAN = time.time()
 import torch, torch.distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from guide_cnn import network, training
 
 p = argparse.ArgumentParser()
 p.add_argument("--batch", type=int, default=64)
@@ -22,11 +23,7 @@ dist.init_process_group("nccl")
 random = torch.Generator().manual_seed(rank)
 images = torch.randn(60000 // world, 1, 28, 28, generator=random)
 labels = torch.randint(0, 10, (60000 // world,), generator=random)
-model = nn.Sequential(
-    nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-    nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-    nn.Flatten(), nn.Linear(64 * 7 * 7, 128), nn.ReLU(), nn.Linear(128, 10),
-).cuda()
+model = network()
 if a.tuned:
     torch.set_float32_matmul_precision("high")
     model = model.to(memory_format=torch.channels_last)
@@ -34,18 +31,8 @@ if a.tuned:
 side = torch.cuda.Stream()
 with torch.cuda.stream(side):
     model = DistributedDataParallel(model, device_ids=[local])
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, capturable=True, fused=True)
-criterion = nn.CrossEntropyLoss()
+_, step = training(model, a.bf16)
 images, labels = images.cuda(), labels.cuda()
-
-
-def step(x, y):
-    optimizer.zero_grad(set_to_none=False)
-    with torch.autocast("cuda", torch.bfloat16, enabled=a.bf16):
-        loss = criterion(model(x), y)
-    loss.backward()
-    optimizer.step()
-    return loss
 
 
 x, y = images[: a.batch].clone(), labels[: a.batch].clone()

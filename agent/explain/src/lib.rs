@@ -44,7 +44,7 @@ mod worker;
 pub use evidence::{Evidence, Line, Source};
 pub use explanation::Explanation;
 pub use gang::{Consequence, Ended, FirstFailure, first_failure};
-pub use rules::is_consequence;
+pub use rules::{is_consequence, is_stop};
 pub use tail::{MAX_LINE, MAX_LINES};
 
 use findings::Findings;

@@ -65,7 +65,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Rule> {
 }
 
 /// True for the cause that says that Convoke stopped it.
-pub(crate) fn is_stop(cause: &str) -> bool {
+pub fn is_stop(cause: &str) -> bool {
     cause == "Stopped"
 }
 

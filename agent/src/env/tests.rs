@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use convoke_model::{
-    CheckpointPolicy, Collect, ContainerOptions, DesiredReplica, DeviceCount, DeviceId, DeviceKind,
-    DeviceRequest, Framework, Generation, JobId, JobName, JobSpec, NodeAddress, NodeId, NodeRank, Peer, Rank,
-    RankLayout, Rendezvous, ReplicaGoal, ReplicaPlacement, ResourceLimits, RestartPolicy,
+    DesiredReplica, DeviceCount, DeviceId, DeviceKind, DeviceRequest, Framework, Generation, JobId, JobName,
+    JobSpec, NodeAddress, NodeId, NodeRank, Peer, Rank, RankLayout, Rendezvous, ReplicaGoal,
+    ReplicaPlacement,
 };
 use proptest::prelude::*;
 
@@ -20,34 +20,12 @@ struct Gang {
 
 fn spec(layout: RankLayout) -> JobSpec {
     JobSpec {
-        name: JobName::new("digits").unwrap(),
         project: "demo".to_owned(),
         service: "train".to_owned(),
         project_dir: "/srv/demo".to_owned(),
-        entrypoint: None,
-        command: vec!["convoke-trainer".to_owned()],
-        environment: BTreeMap::new(),
-        working_dir: None,
-        replicas: 1,
         devices: DeviceRequest { kind: DeviceKind::Cpu, count: DeviceCount::All },
-        limits: ResourceLimits::default(),
         layout,
-        procs_per_task: None,
-        framework: Framework::Torch,
-        priority: 0,
-        restart: RestartPolicy::default(),
-        stop_signal: 15,
-        stop_grace: std::time::Duration::from_secs(10),
-        failure_grace: std::time::Duration::from_secs(2),
-        time_limit: None,
-        checkpoint: CheckpointPolicy::default(),
-        interface: None,
-        fence: None,
-        collect: Collect::default(),
-        preflight: false,
-        constraints: Vec::new(),
-        image: None,
-        container: ContainerOptions::default(),
+        ..JobSpec::processes(JobName::new("digits").unwrap(), vec!["convoke-trainer".to_owned()])
     }
 }
 

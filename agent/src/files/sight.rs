@@ -4,19 +4,18 @@
 //! A file system whose server is away may keep a thread for ever, so that such threads are few: while all of
 //! them wait, questions have no answer.
 
-use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use convoke_model::Marker;
 use convoke_proto::v1;
-use rustix::fs::OFlags;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tracing::warn;
 
+use crate::beneath::Beneath;
 use crate::blocking::blocking;
 
 /// Looks at a time.
@@ -74,9 +73,7 @@ impl Sight {
 
 /// Fails if the marker is not where it says, with what is there instead. Blocking.
 pub(super) fn is_there(marker: &Marker) -> io::Result<()> {
-    // Whatever is called so: neither a link is followed, nor a pipe waited for.
-    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
-    let file = File::options().read(true).custom_flags(flags).open(marker.path())?;
+    let file = Beneath::new(PathBuf::from(&marker.directory)).join(&marker.file).open()?;
     let mut content = Vec::new();
     file.take(marker.id.len() as u64 + 1).read_to_end(&mut content)?;
     if content == marker.id.as_bytes() {

@@ -9,6 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use convoke_model::{Device, DeviceId};
 
+/// GPUs that are searched: more than a host has. The search takes time that grows with their fifth power, and the
+/// coordinator does nothing else meanwhile.
+const SEARCHED: usize = 32;
+
 /// How badly a set is connected: smaller is better.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Cost {
@@ -37,7 +41,7 @@ struct Links<'a> {
 pub(crate) fn choose(free: &[&Device], count: usize, doubtful: &BTreeSet<DeviceId>) -> (Vec<DeviceId>, Cost) {
     let links = Links::between(free, doubtful);
     let naive: Vec<usize> = (0..count).collect();
-    let any_choice = count > 0 && count < free.len() && links.differ();
+    let any_choice = count > 0 && count < free.len() && free.len() <= SEARCHED && links.differ();
     let grown = (0..free.len()).filter(|_| any_choice).map(|seed| links.grow(seed, count));
     let best = grown.chain([naive]).min_by_key(|set| (links.cost(set), set.clone()));
     let best = best.expect("the naive choice is one");

@@ -42,6 +42,7 @@ mod draft;
 mod event;
 mod gang;
 mod nodes;
+mod pauses;
 mod phase;
 mod place;
 mod queue;

@@ -2,8 +2,8 @@
 //! the reason why there is none.
 //!
 //! Replicas go to distinct nodes; those whose free GPUs are joined are taken first, then those that are
-//! left with the fewest free devices, so that large gaps stay whole; ties go by name. Node ranks follow node names, ranks are
-//! contiguous over them.
+//! left with the fewest free devices, so that large gaps stay whole; ties go by name. Node ranks follow
+//! node names, ranks are contiguous over them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

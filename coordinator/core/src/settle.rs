@@ -11,6 +11,7 @@ use convoke_model::{
 use crate::blame;
 use crate::draft::Draft;
 use crate::gang::{self, Clock, Verdict};
+use crate::pauses;
 use crate::place::plural;
 use crate::{
     Change, Draining, FREE_PLACEMENTS, FailedGeneration, Ghost, Job, Phase, Queued, Release, Running, Stage,
@@ -119,18 +120,9 @@ impl Draft<'_> {
     /// What is not meant to end goes on with the next generation, charged to no budget: as engines do, after a
     /// pause that doubles while it ends at once.
     fn start_over(&mut self, id: &JobId) {
-        /// The first pause, and the longest.
-        const PAUSE_MS: (u64, u64) = (500, 60_000);
-        /// One that ran for so long was no failure to start.
-        const QUICK_MS: u64 = 10_000;
-        let Phase::Running(running) = &self.job(id).run.phase else { return };
-        let ran_ms = millis(self.now.since(running.since));
-        let quick = if ran_ms < QUICK_MS { self.job(id).run.quick_ends.saturating_add(1) } else { 0 };
-        self.edit(id, |run| {
-            run.ran_ms += ran_ms;
-            run.quick_ends = quick;
-        });
-        let pause_ms = (PAUSE_MS.0 << quick.saturating_sub(1).min(7)).min(PAUSE_MS.1);
+        let now = self.now;
+        self.edit(id, |run| pauses::count_run(run, now));
+        let pause_ms = pauses::after_end(&self.job(id).run);
         self.tell_job(EventLevel::Info, "JobStartsOver", id, "every task exited with 0".to_owned());
         self.requeue(id, pause_ms, "starts over after its end, as its restart policy says", Vec::new());
     }
@@ -148,8 +140,9 @@ impl Draft<'_> {
         };
         let message = then.reason().to_owned();
         self.edit(id, |run| {
-            if let Phase::Running(running) = &run.phase {
-                run.ran_ms += millis(now.since(running.since));
+            pauses::count_run(run, now);
+            if !matches!(then, Then::Recover { .. } | Then::Replace { .. }) {
+                run.quick_ends = 0;
             }
             if let Some(failure) = then.failure().cloned() {
                 run.last_failure = Some(FailedGeneration { generation: run.generation, failure });
@@ -226,7 +219,7 @@ impl Draft<'_> {
             avoid.extend(failure.node.clone());
             return self.replace(id, failure, avoid);
         }
-        self.edit(id, |run| run.refusals = 0);
+        self.edit(id, |run| (run.refusals, run.unanswered_pulls) = (0, 0));
         self.charge(id, failure, avoid);
     }
 
@@ -262,7 +255,8 @@ impl Draft<'_> {
         let limit = budget.map_or(String::new(), |budget| format!(" of {budget}"));
         let told = format!("restart {}{limit} for {class} causes: {message}", charged.saturating_add(1));
         self.tell_job(EventLevel::Warning, "JobRestarting", id, told);
-        self.requeue(id, millis(delay), "restarts after a failure", avoid);
+        let pause_ms = if budget.is_none() { pauses::after_failure(&self.job(id).run) } else { 0 };
+        self.requeue(id, millis(delay).max(pause_ms), "restarts after a failure", avoid);
     }
 
     /// Another placement for one that was turned away: free for a few times, with growing pauses.
@@ -284,15 +278,15 @@ impl Draft<'_> {
     fn pull_again(&mut self, id: &JobId, failure: Failure, avoid: Vec<NodeId>) {
         /// Half a minute in all.
         const PAUSES_MS: [u64; 3] = [1_000, 5_000, 25_000];
-        let refusals = self.job(id).run.refusals;
-        let Some(pause) = PAUSES_MS.get(refusals as usize) else {
-            let reason = format!("{}; tried {} times", failure.message, refusals + 1);
+        let unanswered = self.job(id).run.unanswered_pulls;
+        let Some(pause) = PAUSES_MS.get(unanswered as usize) else {
+            let reason = format!("{}; tried {} times", failure.message, unanswered + 1);
             self.edit(id, |run| {
                 run.last_failure = Some(FailedGeneration { generation: run.generation, failure });
             });
             return self.fail(id, reason);
         };
-        self.edit(id, |run| run.refusals += 1);
+        self.edit(id, |run| run.unanswered_pulls += 1);
         self.requeue(id, *pause, &failure.message, avoid);
     }
 

@@ -80,7 +80,10 @@ pub struct JobRun {
     pub restarts_application: u32,
     /// Placements that were turned away without being charged, since the last failure that was.
     pub refusals: u32,
-    /// Generations in a row that ended well so soon that the next one is made to wait.
+    /// Placements that were turned away because the image's registry did not answer, likewise.
+    #[serde(default)]
+    pub unanswered_pulls: u32,
+    /// Generations in a row that ended so soon that the next one is made to wait where no budget ends the job.
     #[serde(default)]
     pub quick_ends: u32,
     /// First time every task ran.

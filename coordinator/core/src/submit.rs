@@ -133,7 +133,7 @@ impl Draft<'_> {
         self.edit(id, |run| {
             run.phase = Phase::Queued(Queued::default());
             (run.restarts_infrastructure, run.restarts_application, run.refusals) = (0, 0, 0);
-            run.quick_ends = 0;
+            (run.unanswered_pulls, run.quick_ends) = (0, 0);
             (run.ran_ms, run.started, run.finished) = (0, None, None);
         });
         self.tell_job(EventLevel::Info, "JobRestarting", id, "started again by a user".to_owned());
@@ -172,6 +172,7 @@ fn fresh_run(queued: Queued) -> JobRun {
         restarts_infrastructure: 0,
         restarts_application: 0,
         refusals: 0,
+        unanswered_pulls: 0,
         quick_ends: 0,
         started: None,
         ran_ms: 0,

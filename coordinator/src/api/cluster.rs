@@ -3,8 +3,10 @@
 use convoke_proto::v1::cluster_service_server::ClusterService;
 use convoke_proto::{PROTOCOL_VERSION, v1};
 use convoke_transport::MAX_MESSAGE_BYTES;
+use prost::Message as _;
 use tonic::{Request, Response, Status, async_trait};
 
+use super::jobs::LIST_BYTES;
 use super::outgoing::Streaming;
 use super::{Context, convert, events};
 
@@ -34,10 +36,9 @@ impl ClusterService for Context {
         let nodes = self.owner.read(|core, now| core.nodes(now)).await?;
         let nodes = nodes.into_iter().map(|view| {
             let samples = self.gpus.of(&view.info.id);
-            convert::node(view, samples)
+            (convert::node(view), samples)
         });
-        let nodes = nodes.collect();
-        Ok(Response::new(v1::ListNodesResponse { nodes }))
+        Ok(Response::new(v1::ListNodesResponse { nodes: with_samples(nodes.collect(), LIST_BYTES) }))
     }
 
     async fn stream_events(
@@ -50,5 +51,42 @@ impl ClusterService for Context {
             query => Some(self.owner.find_job(query).await?),
         };
         Ok(events::stream_events(self, request.from_sequence, request.follow, job))
+    }
+}
+
+/// The nodes, with their samples as far as a message of so many bytes has room for them.
+fn with_samples(nodes: Vec<(v1::Node, Vec<v1::GpuSample>)>, room: usize) -> Vec<v1::Node> {
+    let taken: usize = nodes.iter().map(|(node, _)| node.encoded_len()).sum();
+    let mut room = room.saturating_sub(taken);
+    let sampled = nodes.into_iter().map(|(node, samples)| {
+        let bytes = samples.iter().map(|sample| sample.encoded_len()).sum();
+        match room.checked_sub(bytes) {
+            None => node,
+            Some(left) => {
+                room = left;
+                v1::Node { gpu_samples: samples, ..node }
+            }
+        }
+    });
+    sampled.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_that_a_message_has_no_room_for_are_left_out_and_no_node_is() {
+        let sample = |device: &str| v1::GpuSample { device: device.to_owned(), ..Default::default() };
+        let node = || v1::Node { since_unix_ms: 1, ..Default::default() };
+        let nodes = vec![
+            (node(), vec![sample("a")]),
+            (node(), vec![sample(&"b".repeat(90))]),
+            (node(), vec![sample("c")]),
+        ];
+        let counts = |room| {
+            with_samples(nodes.clone(), room).iter().map(|node| node.gpu_samples.len()).collect::<Vec<_>>()
+        };
+        assert_eq!((counts(1_000), counts(50), counts(0)), (vec![1, 1, 1], vec![1, 0, 1], vec![0, 0, 0]));
     }
 }

@@ -33,7 +33,8 @@ fn replica(view: ReplicaView) -> v1::Replica {
     }
 }
 
-pub(super) fn node(view: NodeView, gpu_samples: Vec<v1::GpuSample>) -> v1::Node {
+/// Without samples of its GPUs.
+pub(super) fn node(view: NodeView) -> v1::Node {
     v1::Node {
         info: Some(view.info.into()),
         state: v1::NodeState::from(view.state).into(),
@@ -41,7 +42,7 @@ pub(super) fn node(view: NodeView, gpu_samples: Vec<v1::GpuSample>) -> v1::Node 
         conditions: view.conditions.into_iter().map(Into::into).collect(),
         in_use: view.in_use.into_iter().map(device_use).collect(),
         device_conditions: view.device_conditions.into_iter().map(Into::into).collect(),
-        gpu_samples,
+        gpu_samples: Vec::new(),
     }
 }
 

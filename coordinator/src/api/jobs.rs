@@ -16,7 +16,7 @@ use crate::owner::Accepted;
 
 /// Jobs that one list holds at most, and their bytes: what a client takes in one message.
 const LIST: usize = 1_000;
-const LIST_BYTES: usize = 3 << 20;
+pub(super) const LIST_BYTES: usize = 3 << 20;
 
 pub(super) fn spec(wire: Option<v1::JobSpec>) -> Result<JobSpec, Status> {
     let wire = wire.ok_or_else(|| refuse::bad_request("field spec is missing"))?;

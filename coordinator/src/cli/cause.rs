@@ -113,7 +113,7 @@ pub(crate) fn others(job: &v1::Job) -> Vec<String> {
     let block = |(cause, ranks): (Cause, Vec<u32>)| {
         let first = format!("{}: {}", text::rank_list(&ranks), cause.summary());
         let name = cause.explanation.cause.as_str();
-        let followed = matches!(name, "Stopped" | "PeerLost" | "CollectiveTimeout");
+        let followed = convoke_explain::is_stop(name) || convoke_explain::is_consequence(name);
         let lines = if followed { Vec::new() } else { cause.lines() };
         [first].into_iter().chain(lines).collect::<Vec<_>>()
     };

@@ -33,6 +33,8 @@ mod ship;
 mod signals;
 mod stop;
 mod submit;
+#[cfg(test)]
+mod testing;
 mod text;
 mod up;
 mod wait;

@@ -38,16 +38,12 @@ impl Within {
             project_name: self.project_name.clone(),
             ..Compose::default()
         };
-        let compose = context.compose.clone().with(inner);
+        let compose = context.compose.clone().with(inner.clone());
         if compose.project_name.is_some() {
             return Ok(Scope { project: compose.project_name, only: true });
         }
         let only = !compose.file.is_empty() || compose.project_directory.is_some();
-        match project::load(
-            context,
-            Compose { file: self.file.clone(), ..Compose::default() },
-            Selection::default(),
-        ) {
+        match project::load(context, inner, Selection::default()) {
             Ok(project) => Ok(Scope { project: Some(project.name), only }),
             Err(failure) if only => Err(failure),
             // A directory without a Compose file, or with a broken one, is no project.

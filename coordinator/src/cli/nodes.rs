@@ -11,6 +11,7 @@ use convoke_proto::v1;
 use super::Context;
 use super::failure::Failure;
 use super::json::json;
+use super::link::Link;
 use super::output::{self, Grid, paint};
 use super::text;
 
@@ -30,8 +31,7 @@ pub(crate) struct Nodes {
 impl Nodes {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let link = context.link().await?;
-        let request = v1::ListNodesRequest {};
-        let response = link.call(request, |mut c, r| async move { c.cluster.list_nodes(r).await }).await?;
+        let response = list(&link).await?;
         if context.format.is_json() {
             return output::document(&json("ListNodesResponse", &response));
         }
@@ -44,6 +44,12 @@ impl Nodes {
         }
         if self.gpus { gpus::table(&response.nodes) } else { table(&response.nodes) }
     }
+}
+
+/// All nodes that the coordinator knows.
+pub(super) async fn list(link: &Link) -> Result<v1::ListNodesResponse, Failure> {
+    let request = v1::ListNodesRequest {};
+    link.call(request, |mut c, r| async move { c.cluster.list_nodes(r).await }).await
 }
 
 fn table(nodes: &[v1::Node]) -> Result<(), Failure> {

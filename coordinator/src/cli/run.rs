@@ -187,14 +187,9 @@ impl Run {
     }
 }
 
-async fn nodes_of(link: &Link) -> Result<Vec<v1::Node>, Failure> {
-    let request = v1::ListNodesRequest {};
-    Ok(link.call(request, |mut c, r| async move { c.cluster.list_nodes(r).await }).await?.nodes)
-}
-
 /// That there is a node of this name.
 async fn known(link: &Link, name: &str) -> Result<(), Failure> {
-    let nodes = nodes_of(link).await?;
+    let nodes = super::nodes::list(link).await?.nodes;
     let names: Vec<_> = nodes.iter().filter_map(|node| Some(node.info.as_ref()?.id.as_str())).collect();
     if names.contains(&name) {
         return Ok(());
@@ -210,7 +205,7 @@ async fn known(link: &Link, name: &str) -> Result<(), Failure> {
 
 /// Nodes that run containers now, and have GPUs where those are wanted.
 async fn count_nodes(link: &Link, with_gpus: bool) -> Result<u32, Failure> {
-    let nodes = nodes_of(link).await?;
+    let nodes = super::nodes::list(link).await?.nodes;
     let total = nodes.len();
     let fits = |node: &v1::Node| {
         let info = node.info.clone().unwrap_or_default();

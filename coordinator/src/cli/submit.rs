@@ -183,9 +183,10 @@ impl Progress {
     async fn ask(&mut self, link: &Link, request: v1::SubmitJobRequest) -> Result<(), Failure> {
         self.asked = Some(request.clone());
         let answer = link.call(request, |mut c, r| async move { c.jobs.submit_job(r).await });
-        let answer = Box::pin(answer).await?;
+        let answer = Box::pin(answer).await;
+        // A refusal is an answer too: asked again, it might be accepted by now.
         self.asked = None;
-        let job = answer.job;
+        let job = answer?.job;
         let job = job.ok_or_else(|| Failure::new(exit::FAILED, "COORDINATOR", "the answer names no job"))?;
         if let Some(since) = self.since {
             receive::submitted(&job.id, since);
@@ -290,6 +291,17 @@ pub(crate) async fn planned(link: &Link, job: &JobSpec) -> Result<v1::PlanJobRes
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_refused_is_not_asked_for_again() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let link = Link::connect(&url, Duration::ZERO, Box::new(|_| {})).await.unwrap();
+        drop(silent);
+        let mut progress = Progress::default();
+        progress.ask(&link, v1::SubmitJobRequest::default()).await.unwrap_err();
+        assert_eq!(progress.asked, None);
+    }
 
     #[test]
     fn a_taken_name_offers_replace_and_name() {

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-use crate::coordinator::soon;
+use crate::coordinator::{Coordinator, soon};
 
 pub(crate) struct Agent {
     pub(crate) welcome: v1::Welcome,
@@ -27,6 +27,15 @@ pub(crate) struct Agent {
     answers: Streaming<v1::ControlResponse>,
     node: String,
     instance: String,
+}
+
+/// A coordinator whose job `a` runs on one node, and the job's id.
+pub(crate) async fn running() -> (Coordinator, Agent, String) {
+    let coordinator = Coordinator::start().await;
+    let mut agent = Agent::connect(coordinator.channel.clone(), "n1").await;
+    let job = coordinator.submit("a").await;
+    agent.run().await;
+    (coordinator, agent, job.id)
 }
 
 pub(crate) fn hello(node: &str, instance: &str) -> v1::Hello {

@@ -6,7 +6,7 @@ use convoke_proto::v1;
 use convoke_proto::v1::JobState;
 use tonic::{Code, Status, Streaming};
 
-use crate::agent::Agent;
+use crate::agent::{self, Agent};
 use crate::coordinator::{Coordinator, eventually, reason, soon, submission};
 use crate::files::{sha256, store};
 
@@ -23,12 +23,9 @@ pub(crate) fn artifact(path: &str, content: &[u8]) -> v1::Artifact {
 }
 
 async fn running() -> (Coordinator, Agent, String) {
-    let coordinator = Coordinator::start().await;
-    let mut agent = Agent::connect(coordinator.channel.clone(), "n1").await;
-    let job = coordinator.submit("a").await;
-    agent.run().await;
+    let (coordinator, agent, job) = agent::running().await;
     store(&coordinator.channel, &[b"one", b"two", b"three"]).await.unwrap();
-    (coordinator, agent, job.id)
+    (coordinator, agent, job)
 }
 
 async fn follow(coordinator: &Coordinator, after: u64, follow: bool) -> Artifacts {

@@ -2,18 +2,10 @@ use convoke_proto::v1;
 use convoke_proto::v1::{fetch_checkpoint_response, pull_checkpoint_response};
 use tonic::Code;
 
-use crate::agent::{Agent, shard};
+use crate::agent::{running, shard};
 use crate::coordinator::{Coordinator, reason, soon};
 
 const FILES: [(&str, &str); 3] = [("model", "weights"), ("empty", ""), ("sub/optimiser", "state of it")];
-
-async fn running() -> (Coordinator, Agent, String) {
-    let coordinator = Coordinator::start().await;
-    let mut agent = Agent::connect(coordinator.channel.clone(), "n1").await;
-    let job = coordinator.submit("a").await;
-    agent.run().await;
-    (coordinator, agent, job.id)
-}
 
 async fn list(coordinator: &Coordinator) -> Vec<v1::Checkpoint> {
     let request = v1::ListCheckpointsRequest { job: "a".to_owned() };

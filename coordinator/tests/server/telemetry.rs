@@ -1,15 +1,7 @@
 use convoke_proto::v1;
 
-use crate::agent::{Agent, lines};
+use crate::agent::{lines, running};
 use crate::coordinator::{Coordinator, reason, soon};
-
-async fn running() -> (Coordinator, Agent, String) {
-    let coordinator = Coordinator::start().await;
-    let mut agent = Agent::connect(coordinator.channel.clone(), "n1").await;
-    let job = coordinator.submit("a").await;
-    agent.run().await;
-    (coordinator, agent, job.id)
-}
 
 async fn logs(
     coordinator: &Coordinator,

@@ -125,7 +125,8 @@ pub struct RestartPolicy {
     pub infrastructure: Option<u32>,
     /// For an exit code of the application's own. `None` is without limit.
     pub application: Option<u32>,
-    /// Pause before a generation that follows a failure.
+    /// Pause before a generation that follows a failure; without a budget for the failure, at least one that doubles
+    /// up to a minute while generations end at once.
     pub delay: Duration,
     /// Also once every task has exited with 0, without limit: for what is not meant to end.
     #[serde(default)]

@@ -10,6 +10,9 @@ use super::{InvalidMessage, address, all, id, invalid, optional_port, port, requ
 use crate::v1;
 use crate::v1::{observed_replica, observed_task};
 
+/// Conditions of a node, and problems of its devices: each device may have some.
+const MAX_CONDITIONS: usize = 4096;
+
 impl From<ObservedState> for v1::ObservedState {
     fn from(observed: ObservedState) -> Self {
         let (epoch, revision) = observed.applied.unwrap_or_default();
@@ -26,6 +29,13 @@ impl From<ObservedState> for v1::ObservedState {
 impl TryFrom<v1::ObservedState> for ObservedState {
     type Error = InvalidMessage;
     fn try_from(wire: v1::ObservedState) -> Result<Self, InvalidMessage> {
+        let conditions = wire.conditions.len().max(wire.device_conditions.len());
+        if conditions > MAX_CONDITIONS {
+            return Err(invalid(
+                "observed.conditions",
+                format!("{conditions} is more than {MAX_CONDITIONS}"),
+            ));
+        }
         // Epochs count from 1, so 0 is "none yet".
         let applied =
             (wire.applied_epoch != 0).then_some((Epoch(wire.applied_epoch), Revision(wire.applied_revision)));
@@ -168,5 +178,22 @@ fn health(value: i32) -> Result<Option<Health>, InvalidMessage> {
         Ok(v1::Health::Healthy) => Ok(Some(Health::Healthy)),
         Ok(v1::Health::Unhealthy) => Ok(Some(Health::Unhealthy)),
         Err(_) => Err(invalid("task.health", format!("{value} is not a known value"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_no_more_problems_than_the_ledger_takes() {
+        let problem =
+            v1::DeviceCondition { device: "GPU-1".into(), name: "GpuLost".into(), ..Default::default() };
+        let report = |count| v1::ObservedState {
+            device_conditions: vec![problem.clone(); count],
+            ..Default::default()
+        };
+        assert!(ObservedState::try_from(report(MAX_CONDITIONS)).is_ok());
+        assert!(ObservedState::try_from(report(MAX_CONDITIONS + 1)).is_err());
     }
 }

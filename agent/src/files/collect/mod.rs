@@ -92,7 +92,7 @@ pub struct Collector {
 }
 
 /// Ends the work on other threads when it is dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Halt(Arc<AtomicBool>);
 
 impl Drop for Halt {
@@ -128,10 +128,10 @@ impl Collector {
             failed(error);
         }
         let (ended, phase) = (watch::Sender::new(false), watch::Sender::new(Phase::Gathering));
-        let (handle, motion, halt) = (phase.subscribe(), Motion::default(), Halt::default());
+        let handle = phase.subscribe();
         let teller = Arc::new(Teller::new(files, key.clone()));
-        let mut gatherer = Gatherer::new(files.clone(), key, laid.copies, ended.subscribe(), teller.clone());
-        (gatherer.motion, gatherer.halt) = (motion.clone(), halt.0.clone());
+        let gatherer = Gatherer::new(files.clone(), key, laid.copies, ended.subscribe(), teller.clone());
+        let (motion, halt) = (gatherer.motion.clone(), Halt(gatherer.halt.clone()));
         let mut running = JoinSet::new();
         running.spawn(gatherer.run(phase));
         Some(Self {
@@ -149,18 +149,18 @@ impl Collector {
     pub fn drain(&self) -> impl Future<Output = ()> + Send + use<> {
         self.ended.send_replace(true);
         let (mut phase, motion, teller) = (self.phase.clone(), self.motion.clone(), self.teller.clone());
-        let now = self.phase.clone();
         let (there, patience) = (self.files.link.there(), self.files.patience);
         async move {
-            tokio::select! {
+            let stuck = tokio::select! {
                 biased;
                 // An error means that the collector is gone, and nothing is left to wait for.
-                _ = phase.wait_for(|phase| *phase != Phase::Gathering) => {}
-                () = motion.stuck(there, patience) => {
-                    teller.end_told();
-                    if *now.borrow() != Phase::Gathering {
-                        teller.over();
-                    }
+                _ = phase.wait_for(|phase| *phase != Phase::Gathering) => false,
+                () = motion.stuck(there, patience) => true,
+            };
+            if stuck {
+                teller.end_told();
+                if *phase.borrow() != Phase::Gathering {
+                    teller.over();
                 }
             }
         }

@@ -69,6 +69,14 @@ fn one_that_is_doubtful_is_left_out_while_there_are_others() {
     assert_eq!(ids, [id(1), id(2)]);
 }
 
+#[test]
+fn on_a_node_with_more_gpus_than_a_host_has_nothing_is_searched() {
+    let link = |n: u32| if n > 31 { vec![(65 - n, 4)] } else { vec![] };
+    let gpus: Vec<Device> = (0..34).map(|n| gpu(n, None, &link(n))).collect();
+    assert_eq!(chosen(&gpus, 2), [0, 1]);
+    assert_eq!(chosen(&gpus[2..], 2), [32, 33]);
+}
+
 fn any_host() -> impl Strategy<Value = Vec<Device>> {
     (1_u32..9).prop_flat_map(|n| {
         let numa = prop::collection::vec(prop::option::of(0_u32..2), n as usize);

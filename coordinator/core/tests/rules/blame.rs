@@ -150,13 +150,7 @@ fn a_registry_that_cannot_be_reached_is_asked_a_few_times_and_the_count_agrees()
     let job = h.submit(spec("one", 1, 1));
     let mut pauses = Vec::new();
     while h.state(&job) != JobState::Failed {
-        let key = h.core.desired(&node_id("a")).unwrap().replicas[0].key();
-        let explanation = explained("RegistryUnreachable", "the registry does not answer");
-        let phase =
-            ReplicaPhase::Refused { message: "Get \"https://…".to_owned(), retryable: true, explanation };
-        let replica =
-            ObservedReplica { key, phase, tasks: Vec::new(), progress: None, conditions: Vec::new() };
-        h.edit_report("a", |report| report.replicas = vec![replica]);
+        refuse(&mut h, explained("RegistryUnreachable", "the registry does not answer"));
         h.follow_all_stopping();
         let since = h.now;
         while h.state(&job) == JobState::Queued {
@@ -169,6 +163,26 @@ fn a_registry_that_cannot_be_reached_is_asked_a_few_times_and_the_count_agrees()
     assert_eq!((view.generation, view.restarts_infrastructure), (Generation(4), 0));
     assert_eq!(view.reason, "node a could not prepare it: the registry does not answer; tried 4 times");
     assert_eq!(view.last_failure.unwrap().failure.explanation.unwrap().cause, "RegistryUnreachable");
+}
+
+/// Node a cannot prepare its replica, and the next placement is there.
+fn refuse(h: &mut Harness, explanation: Option<Box<Explanation>>) {
+    let key = h.core.desired(&node_id("a")).unwrap().replicas[0].key();
+    let phase = ReplicaPhase::Refused { message: "Get \"https://…".to_owned(), retryable: true, explanation };
+    let replica = ObservedReplica { key, phase, tasks: Vec::new(), progress: None, conditions: Vec::new() };
+    h.edit_report("a", |report| report.replicas = vec![replica]);
+}
+
+#[test]
+fn a_registry_that_fails_once_after_other_refusals_is_asked_again() {
+    let mut h = Harness::with_nodes(&[("a", 1)]);
+    let job = h.submit(spec("one", 1, 1));
+    for explanation in [None, None, None, explained("RegistryUnreachable", "the registry does not answer")] {
+        refuse(&mut h, explanation);
+        h.follow_all_stopping();
+        h.pass(Duration::from_secs(30));
+    }
+    assert_eq!(h.state(&job), JobState::Starting, "{}", h.job(&job).reason);
 }
 
 #[test]

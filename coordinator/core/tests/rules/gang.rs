@@ -161,6 +161,32 @@ fn a_restart_delay_is_waited_out() {
 }
 
 #[test]
+fn failures_without_a_budget_are_followed_by_a_growing_pause_while_they_come_at_once() {
+    let mut h = Harness::with_nodes(&[("a", 1)]);
+    let mut failing = spec("failing", 1, 1);
+    failing.restart.application = None;
+    let job = h.submit(failing);
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        h.follow_all();
+        h.end_task(&job, 0, ExitStatus::Code(1));
+        h.follow_all_stopping();
+        let ended = h.now;
+        while h.state(&job) == JobState::Queued {
+            h.pass(h.core.next_deadline().expect("it waits").since(h.now));
+        }
+        pauses.push(millis(h.now.since(ended)));
+    }
+    assert_eq!(pauses, [0, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000]);
+    h.follow_all();
+    h.pass(Duration::from_secs(10));
+    h.end_task(&job, 0, ExitStatus::Code(1));
+    h.follow_all_stopping();
+    assert_eq!(h.state(&job), JobState::Starting, "one that ran for a while starts again at once");
+    assert_eq!(h.job(&job).restarts_application, 10);
+}
+
+#[test]
 fn a_retryable_refusal_means_another_node_and_is_not_charged() {
     let mut h = Harness::with_nodes(&[("a", 1), ("b", 1)]);
     let job = h.submit(spec("one", 1, 1));

@@ -49,7 +49,7 @@ pub(crate) async fn to_the_end(
                 if !std::mem::replace(&mut told_of_files, true) {
                     screen.note("waiting for the last files (Ctrl-C leaves; `convoke pull` brings them later)");
                 }
-                if view.look_again(link).await? {
+                if look_again(link, &screen, &mut view, &mut interrupts).await? {
                     moved = Instant::now();
                 }
                 if moved.elapsed() >= wait_for_files {
@@ -61,17 +61,13 @@ pub(crate) async fn to_the_end(
                     stopping = Some(stop_all(link, &screen, &view.jobs()));
                 }
                 (Interrupt::Hangup, None) => return Err(Failure::interrupted()),
-                (_, _) => {
-                    view.finish();
-                    screen.note(left(updates.only_files_are_to_come()));
-                    return Err(Failure::interrupted());
-                }
+                (_, _) => return Err(leave(&screen, &mut view, updates.only_files_are_to_come())),
             },
         }
     }
     if stopping.is_none() {
         // What their nodes say of what is still there; the last updates were of before.
-        view.look_again(link).await?;
+        look_again(link, &screen, &mut view, &mut interrupts).await?;
     }
     view.finish();
     match stopping {
@@ -80,12 +76,28 @@ pub(crate) async fn to_the_end(
     }
 }
 
-fn left(only_files: bool) -> &'static str {
-    if only_files {
+/// True if files of jobs that have ended have moved. An interrupt leaves, however long the coordinator is away.
+async fn look_again(
+    link: &Link,
+    screen: &Screen,
+    view: &mut View,
+    interrupts: &mut Interrupts,
+) -> Result<bool, Failure> {
+    tokio::select! {
+        moved = view.look_again(link) => moved,
+        _ = interrupts.next() => Err(leave(screen, view, true)),
+    }
+}
+
+/// Says what is left undone.
+fn leave(screen: &Screen, view: &mut View, only_files: bool) -> Failure {
+    view.finish();
+    screen.note(if only_files {
         "left; `convoke pull JOB` brings the files that were still to come"
     } else {
         "left; the jobs go on stopping, see `convoke ps -a`"
-    }
+    });
+    Failure::interrupted()
 }
 
 /// Asks for the end of all, beside the updates that tell of it.
@@ -103,4 +115,25 @@ fn stop_all(link: &Arc<Link>, screen: &Screen, jobs: &[v1::Job]) -> tokio::task:
         });
     }
     tasks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::failure::exit;
+    use crate::cli::output::Format;
+
+    #[tokio::test]
+    async fn an_interrupt_leaves_though_the_coordinator_says_nothing_of_the_files() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let link = Link::connect(&url, Duration::from_secs(600), Box::new(|_| {})).await.unwrap();
+        let screen = Screen::new(Format::Table);
+        let job = v1::Job { state: v1::JobState::Succeeded.into(), ..Default::default() };
+        let mut view = View::new(screen.clone(), &[job]);
+        let mut interrupts = Interrupts::listen().unwrap();
+        interrupts.again(Interrupt::Stop);
+        let left = look_again(&link, &screen, &mut view, &mut interrupts).await.unwrap_err();
+        assert_eq!(left.exit, exit::INTERRUPTED);
+    }
 }

@@ -12,6 +12,7 @@ use super::services::{Service, Services};
 use crate::cli::attach::Screen;
 use crate::cli::failure::{Failure, exit};
 use crate::cli::link::Link;
+use crate::cli::nodes;
 
 pub(super) const NODES: [&str; 2] = ["node-a", "node-b"];
 pub(super) const SLOTS: u32 = 2;
@@ -96,9 +97,8 @@ pub(super) async fn agents(
     let deadline = Instant::now() + UP;
     let ready = async {
         loop {
-            let request = v1::ListNodesRequest {};
-            let list = link.call(request, |mut c, r| async move { c.cluster.list_nodes(r).await }).await?;
-            if list.nodes.iter().filter(|n| n.state() == v1::NodeState::Ready).count() == NODES.len() {
+            let known = nodes::list(link).await?.nodes;
+            if known.iter().filter(|n| n.state() == v1::NodeState::Ready).count() == NODES.len() {
                 return Ok(());
             }
             sleep(LOOK).await;

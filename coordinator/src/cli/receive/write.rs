@@ -205,6 +205,7 @@ mod tests {
 
     use super::*;
     use crate::cli::ship::Sent;
+    use crate::cli::testing::names;
 
     fn artifact(content: &str) -> Artifact {
         Artifact {
@@ -258,10 +259,7 @@ mod tests {
         }
 
         fn names(&self) -> Vec<String> {
-            let names = fs::read_dir(self.path("")).unwrap();
-            let mut names: Vec<_> = names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-            names.sort();
-            names
+            names(&self.path(""))
         }
     }
 

@@ -214,7 +214,7 @@ async fn pour(output: &mut Output, chunks: mpsc::SyncSender<Vec<u8>>) -> Result<
 // === into a task ===
 
 async fn put(link: &Link, job: &str, rank: u32, from: &Path, path: &str) -> Result<Tally, Failure> {
-    let metadata = from.symlink_metadata().map_err(|e| Failure::file("read", from, &e))?;
+    from.symlink_metadata().map_err(|e| Failure::file("read", from, &e))?;
     let own = from.file_name().and_then(|name| name.to_str()).filter(|name| *name != "..");
     let (directory, name) = match path.strip_suffix('/') {
         Some(directory) => (directory, own),
@@ -225,9 +225,8 @@ async fn put(link: &Link, job: &str, rank: u32, from: &Path, path: &str) -> Resu
     let target = Target::CopyTo(v1::TunnelCopyTo { task: None, path: directory.to_owned() });
     let (input, mut output) = channel::open(link, job, rank, target).await?;
     let sender = Sender { input, handle: tokio::runtime::Handle::current(), buffer: Vec::new() };
-    let (read, name, is_dir) = (from.to_owned(), name.to_owned(), metadata.is_dir());
-    let from = read.clone();
-    let packing = tokio::task::spawn_blocking(move || pack(sender, &from, &name, is_dir));
+    let (read, name) = (from.to_owned(), name.to_owned());
+    let packing = tokio::task::spawn_blocking(move || pack(sender, &read, &name));
     let answer = output.next().await;
     // A session that has ended takes no more.
     drop(output);
@@ -235,7 +234,7 @@ async fn put(link: &Link, job: &str, rank: u32, from: &Path, path: &str) -> Resu
     match (answer, packed) {
         // What could not be read here is why the other side got but a part.
         (_, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::file("copy", &read, &error))
+            Err(Failure::file("copy", from, &error))
         }
         (Err(failure), _) => Err(failure),
         (Ok(Some(Frame::End(_))), Ok(tally)) => Ok(tally),
@@ -243,31 +242,36 @@ async fn put(link: &Link, job: &str, rank: u32, from: &Path, path: &str) -> Resu
     }
 }
 
-/// The regular files that a copy of `path` holds.
-fn measure(path: &Path) -> io::Result<Tally> {
-    let metadata = path.symlink_metadata()?;
-    if !metadata.is_dir() {
-        let (files, bytes) = if metadata.is_file() { (1, metadata.len()) } else { (0, 0) };
-        return Ok(Tally { files, bytes, ..Tally::default() });
-    }
-    let mut all = Tally::default();
-    for entry in std::fs::read_dir(path)? {
-        let Tally { files, bytes, .. } = measure(&entry?.path())?;
-        all.files += files;
-        all.bytes += bytes;
-    }
-    Ok(all)
-}
-
-fn pack(sender: Sender, from: &Path, name: &str, is_dir: bool) -> io::Result<Tally> {
-    let tally = measure(from)?;
-    let mut archive = tar::Builder::new(sender);
+fn pack(sender: Sender, from: &Path, name: &str) -> io::Result<Tally> {
+    let (mut archive, mut tally) = (tar::Builder::new(sender), Tally::default());
     archive.follow_symlinks(false);
-    if is_dir { archive.append_dir_all(name, from) } else { archive.append_path_with_name(from, name) }?;
+    add(&mut archive, from, Path::new(name), &mut tally)?;
     let mut sender = archive.into_inner()?;
     io::Write::flush(&mut sender)?;
     sender.handle.block_on(sender.input.send(Frame::End(v1::TunnelEnd {})));
     Ok(tally)
+}
+
+/// Puts `from` into the archive under `name`, and counts the regular files.
+fn add(
+    archive: &mut tar::Builder<impl io::Write>,
+    from: &Path,
+    name: &Path,
+    tally: &mut Tally,
+) -> io::Result<()> {
+    let metadata = from.symlink_metadata()?;
+    archive.append_path_with_name(from, name)?;
+    if metadata.is_file() {
+        tally.files += 1;
+        tally.bytes += metadata.len();
+    }
+    if metadata.is_dir() {
+        for entry in std::fs::read_dir(from)? {
+            let entry = entry?;
+            add(archive, &entry.path(), &name.join(entry.file_name()), tally)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes a tar into a session, from a thread that may block.
@@ -299,6 +303,8 @@ impl io::Write for Sender {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -319,12 +325,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_counted_without_following_links() {
+    fn what_is_sent_is_counted_and_links_are_sent_as_links() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("sub")).unwrap();
         std::fs::write(dir.path().join("sub/file"), "abc").unwrap();
         std::os::unix::fs::symlink("..", dir.path().join("sub/up")).unwrap();
-        let tally = measure(dir.path()).unwrap();
+        let (mut archive, mut tally) = (tar::Builder::new(Vec::new()), Tally::default());
+        archive.follow_symlinks(false);
+        add(&mut archive, dir.path(), Path::new("new"), &mut tally).unwrap();
         assert_eq!((tally.files, tally.bytes), (1, 3));
+        let tar = archive.into_inner().unwrap();
+        let mut sent = tar::Archive::new(&*tar);
+        let sent = sent.entries().unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            let path = entry.path().unwrap().display().to_string();
+            (path.trim_end_matches('/').to_owned(), entry.header().entry_type())
+        });
+        let sent: BTreeMap<_, _> = sent.collect();
+        use tar::EntryType::{Directory, Regular, Symlink};
+        let all =
+            [("new", Directory), ("new/sub", Directory), ("new/sub/file", Regular), ("new/sub/up", Symlink)];
+        assert_eq!(sent, all.map(|(path, kind)| (path.to_owned(), kind)).into());
     }
 }

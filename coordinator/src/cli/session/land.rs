@@ -126,6 +126,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::cli::testing::names;
 
     /// A tar of files (with a content), of links (`-> target`), of FIFOs (`|`) and of directories (`/` at their end).
     fn tar_of(entries: &[(&str, &str)]) -> Vec<u8> {
@@ -155,13 +156,6 @@ mod tests {
 
     fn copy(entries: &[(&str, &str)], into: &Path, name: Option<&str>) -> Result<Tally, LandError> {
         Ok(Staged::unpack(&*tar_of(entries), into)?.settle(name)?.1)
-    }
-
-    fn names(directory: &Path) -> Vec<String> {
-        let entries = fs::read_dir(directory).unwrap();
-        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
     }
 
     #[test]

@@ -4,14 +4,18 @@
 //! made for this question and removed after it; where the directory cannot be written to, it is the first.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use convoke_model::{MARKER_FILE, Marker, is_marker_id};
-use rustix::fs::FsWord;
+use rustix::fs::{FsWord, Mode, OFlags};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
+
+/// Bytes that are read of a marker: more than any has.
+const LONGEST: u64 = 256;
 
 /// What statfs(2) says of file systems that several hosts may mount.
 const SHARED: &[(FsWord, &str)] = &[
@@ -102,15 +106,26 @@ impl Drop for Marked {
     }
 }
 
-/// The id of a marker that is there.
+/// The id of a marker that is there. Jobs may write to the directory: no link is followed, and no pipe waited for.
 fn read(path: &Path) -> Result<Option<String>, String> {
-    match fs::read(path) {
-        Ok(content) => match String::from_utf8(content) {
-            Ok(id) if is_marker_id(&id) => Ok(Some(id)),
-            _ => Err(format!("{} is no marker; remove it", path.display())),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
+    let none = || Err(format!("{} is no marker; remove it", path.display()));
+    let failed = |error: io::Error| format!("{} cannot be read: {error}", path.display());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP | Errno::NXIO) => return none(),
+        Err(error) => return Err(failed(error.into())),
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return none();
+    }
+    let mut id = String::new();
+    match file.take(LONGEST).read_to_string(&mut id) {
+        Ok(_) if is_marker_id(&id) => Ok(Some(id)),
+        Ok(_) => none(),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => none(),
+        Err(error) => Err(failed(error)),
     }
 }
 
@@ -144,13 +159,7 @@ fn fill(file: &mut File, id: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn names(directory: &Path) -> Vec<String> {
-        let entries = fs::read_dir(directory).unwrap();
-        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
+    use crate::cli::testing::names;
 
     #[test]
     fn a_marker_is_removed_unless_it_is_to_stay_and_then_used_again() {
@@ -191,6 +200,21 @@ mod tests {
         let problem = Marked::new(dir.path()).map(drop).unwrap_err();
         assert!(problem.contains("is no marker"), "{problem}");
         assert_eq!(fs::read_to_string(dir.path().join(MARKER_FILE)).unwrap(), "not an id\n");
+    }
+
+    #[test]
+    fn what_a_job_put_in_the_markers_place_is_neither_followed_nor_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(MARKER_FILE);
+        fs::write(dir.path().join("elsewhere"), "a1b2").unwrap();
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        assert!(Marked::new(dir.path()).map(drop).unwrap_err().contains("is no marker"));
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        assert!(Marked::new(dir.path()).map(drop).unwrap_err().contains("is no marker"));
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(Marked::new(dir.path()).map(drop).unwrap_err().contains("is no marker"));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What travels with a submit: the submitter's files and images that no registry has.
 //!
 //! For each job: its image is built, pinned or exported ([`images`]), its directories are scanned
-//! ([`scan`]) unless the nodes see them by themselves ([`shared`]), the coordinator is asked which contents it lacks and gets those ([`upload`]), and the
-//! spec then names what the nodes lay out. Nothing is submitted before all of it is stored.
+//! ([`scan`]) unless the nodes see them by themselves ([`shared`]), the coordinator is asked which
+//! contents it lacks and gets those ([`upload`]), and the spec then names what the nodes lay out.
+//! Nothing is submitted before all of it is stored.
 
 mod blob;
 mod build;
