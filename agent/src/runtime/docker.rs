@@ -156,7 +156,7 @@ impl Shared {
     fn set_started(&self, task: &TaskKey) -> bool {
         let mut tasks = self.tasks();
         let Some(known) = tasks.get_mut(task).filter(|known| !known.stopped) else { return false };
-        known.status = TaskStatus::Running { pid: 0, health: None };
+        known.status = TaskStatus::Running { pid: 0, health: None, paused: false };
         drop(tasks);
         self.changes.send_modify(|n| *n += 1);
         true
@@ -165,6 +165,15 @@ impl Shared {
     fn set_health(&self, task: &TaskKey, seen: Health) {
         if let Some(Known { status: TaskStatus::Running { health, .. }, .. }) = self.tasks().get_mut(task) {
             *health = Some(seen);
+            self.changes.send_modify(|n| *n += 1);
+        }
+    }
+
+    fn set_paused(&self, task: &TaskKey, seen: bool) {
+        if let Some(Known { status: TaskStatus::Running { paused, .. }, .. }) = self.tasks().get_mut(task)
+            && *paused != seen
+        {
+            *paused = seen;
             self.changes.send_modify(|n| *n += 1);
         }
     }

@@ -113,7 +113,8 @@ impl Watch {
             (self.interrupted, self.ran_under, self.doubt) = (false, Some(reached.clone()), None);
             let pid = state.pid.and_then(|pid| pid.try_into().ok()).unwrap_or_default();
             let health = state.health.and_then(|health| health_of(health.status?));
-            self.shared.set(&self.task, TaskStatus::Running { pid, health });
+            let paused = state.paused.unwrap_or_default();
+            self.shared.set(&self.task, TaskStatus::Running { pid, health, paused });
             let (name, drain) = (self.container.clone(), self.drain.clone());
             tokio::select! {
                 ended = wait(engine, &name) => ended?,
