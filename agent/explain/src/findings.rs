@@ -252,7 +252,9 @@ mod tests {
                 format!("ERROR:api:failed (exitcode: {number}) local_rank: 1 (pid: 9) of binary: python3");
             let signalled = format!("torch.api.SignalException: Process 7 got signal: {number}");
             for lines in [[&word[..]; 3], [HEADER, FRAME, &signalled]] {
-                stopped(ExitStatus::Code(1), 0, &lines);
+                let tail = lines.map(|text| Line { source: Source::Stderr, text });
+                let told = explain(&Evidence { tail: &tail, ..Evidence::new(ExitStatus::Code(1)) });
+                assert!(told.is_none_or(|told| !told.summary.contains("signal")), "{number}");
             }
         }
     }
