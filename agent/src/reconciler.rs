@@ -275,14 +275,16 @@ impl Reconciler {
     fn paused(&self, replica: &ReplicaKey, ranks: &[Rank]) -> Option<Condition> {
         let container = |rank: &Rank| {
             let task = TaskKey { replica: replica.clone(), rank: *rank };
-            self.host.docker.as_ref().and_then(|docker| docker.container(&task))
+            let id = self.host.docker.as_ref()?.container(&task)?;
+            // As `docker ps` shows it.
+            Some(id.get(..12).unwrap_or(&id).to_owned())
         };
-        let containers: Vec<String> = ranks.iter().filter_map(container).collect();
-        let names = containers.join(" ");
+        let ids: Vec<String> = ranks.iter().filter_map(container).collect();
+        let all = ids.join(" ");
         let message =
-            format!("paused by somebody: {names}; `docker unpause {names}` on the node lets the job go on");
+            format!("paused by somebody: {all}; `docker unpause {all}` on the node lets the job go on");
         let name = Condition::TASK_PAUSED.to_owned();
-        (!containers.is_empty()).then_some(Condition { name, message })
+        (!ids.is_empty()).then_some(Condition { name, message })
     }
 }
 

@@ -75,7 +75,7 @@ struct Shared {
 /// A task, from the moment that its start begins.
 struct Known {
     status: TaskStatus,
-    /// The container's name.
+    /// The container's name until it is made, then its id.
     container: String,
     stop_signal: i32,
     /// It was asked to end.
@@ -105,7 +105,7 @@ impl DockerRuntime {
         self.shared.config.instance.as_str()
     }
 
-    /// The name of a known task's container.
+    /// A known task's container: its name until it is made, then its id.
     pub fn container(&self, task: &TaskKey) -> Option<String> {
         self.shared.tasks().get(task).map(|known| known.container.clone())
     }
