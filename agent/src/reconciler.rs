@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use convoke_model::{
-    ClusterId, DesiredReplica, DesiredState, ExitStatus, ObservedReplica, ObservedState, Rank, ReplicaGoal,
-    ReplicaKey, TaskExit,
+    ClusterId, Condition, DesiredReplica, DesiredState, ExitStatus, ObservedReplica, ObservedState, Rank,
+    ReplicaGoal, ReplicaKey, TaskExit,
 };
 use convoke_transport::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -265,8 +265,26 @@ impl Reconciler {
 
 impl Reconciler {
     fn observe(&self, key: &ReplicaKey, slot: &Slot) -> ObservedReplica {
-        let conditions = self.host.warnings.about(&about(key));
+        let paused = slot.replica.paused();
+        let conditions =
+            self.host.warnings.about(&about(key)).into_iter().chain(self.paused(key, &paused)).collect();
         ObservedReplica { conditions, progress: self.host.progresses.of(key), ..slot.replica.observed() }
+    }
+
+    /// A paused task runs, and gets nowhere: neither it nor its gang can tell why.
+    fn paused(&self, replica: &ReplicaKey, ranks: &[Rank]) -> Option<Condition> {
+        let container = |rank: &Rank| {
+            let task = TaskKey { replica: replica.clone(), rank: *rank };
+            let id = self.host.docker.as_ref()?.container(&task)?;
+            // As `docker ps` shows it.
+            Some(id.get(..12).unwrap_or(&id).to_owned())
+        };
+        let ids: Vec<String> = ranks.iter().filter_map(container).collect();
+        let all = ids.join(" ");
+        let message =
+            format!("paused by somebody: {all}; `docker unpause {all}` on the node lets the job go on");
+        let name = Condition::TASK_PAUSED.to_owned();
+        (!ids.is_empty()).then_some(Condition { name, message })
     }
 }
 

@@ -113,6 +113,16 @@ impl Replica {
         }
     }
 
+    /// Tasks whose containers somebody has paused.
+    pub fn paused(&self) -> Vec<Rank> {
+        let paused = |status: &TaskStatus| matches!(status, TaskStatus::Running { paused: true, .. });
+        self.tasks
+            .iter()
+            .filter(|(_, status)| status.as_ref().is_some_and(paused))
+            .map(|(rank, _)| *rank)
+            .collect()
+    }
+
     /// As the coordinator is told.
     pub fn observed(&self) -> ObservedReplica {
         let phase = match &self.stage {
@@ -148,7 +158,7 @@ impl Replica {
 fn task_phase(status: Option<&TaskStatus>) -> TaskPhase {
     match status {
         None | Some(TaskStatus::Starting) => TaskPhase::Waiting,
-        Some(TaskStatus::Running { pid, health }) => TaskPhase::Running { pid: *pid, health: *health },
+        Some(TaskStatus::Running { pid, health, .. }) => TaskPhase::Running { pid: *pid, health: *health },
         Some(TaskStatus::Exited(exit) | TaskStatus::Ended(exit)) => TaskPhase::Exited(exit.clone()),
     }
 }

@@ -246,6 +246,20 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_are_no_exit_are_no_signals_either() {
+        for number in ["-2147483648", "-2147483649", "99999999999"] {
+            let word =
+                format!("ERROR:api:failed (exitcode: {number}) local_rank: 1 (pid: 9) of binary: python3");
+            let signalled = format!("torch.api.SignalException: Process 7 got signal: {number}");
+            for lines in [[&word[..]; 3], [HEADER, FRAME, &signalled]] {
+                let tail = lines.map(|text| Line { source: Source::Stderr, text });
+                let told = explain(&Evidence { tail: &tail, ..Evidence::new(ExitStatus::Code(1)) });
+                assert!(told.is_none_or(|told| !told.summary.contains("signal")), "{number}");
+            }
+        }
+    }
+
+    #[test]
     fn of_workers_that_failed_at_once_the_one_that_lost_no_other_counts() {
         let lost =
             [HEADER, FRAME, "RuntimeError: [tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:31962"];

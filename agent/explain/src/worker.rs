@@ -29,7 +29,7 @@ pub(crate) struct FailedWorker {
 
 impl FailedWorker {
     pub(crate) fn signal(&self) -> Option<i32> {
-        (self.exit < 0).then_some(-self.exit)
+        self.exit.checked_neg().filter(|signal| *signal > 0)
     }
 
     pub(crate) fn name(&self) -> Option<Worker> {
@@ -104,6 +104,6 @@ fn exception(lines: &[Said], chains: &[Chain]) -> Option<FailedWorker> {
     let at = *launcher.last().message.first()?;
     let (_, after) = lines[at].text.split_once(" signal")?;
     let name = after.trim_start_matches([':', ' ']);
-    let signal = name.parse().ok().or_else(|| crate::signal::number(name))?;
-    Some(FailedWorker { exit: -signal, rank: None, local: None, lines: vec![at] })
+    let signal: i32 = name.parse().ok().or_else(|| crate::signal::number(name))?;
+    Some(FailedWorker { exit: signal.checked_neg()?, rank: None, local: None, lines: vec![at] })
 }

@@ -227,6 +227,7 @@ fn judged(error: &FetchError, message: String) -> Refusal {
         FetchError::Manifest(..) => Refusal::for_good(message),
         FetchError::Connect(_)
         | FetchError::Stalled(_)
+        | FetchError::DiskStalled(_)
         | FetchError::Damaged(_)
         | FetchError::Malformed(_)
         | FetchError::Full { .. }

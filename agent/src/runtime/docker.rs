@@ -75,7 +75,7 @@ struct Shared {
 /// A task, from the moment that its start begins.
 struct Known {
     status: TaskStatus,
-    /// The container's name.
+    /// The container's name until it is made, then its id.
     container: String,
     stop_signal: i32,
     /// It was asked to end.
@@ -105,7 +105,7 @@ impl DockerRuntime {
         self.shared.config.instance.as_str()
     }
 
-    /// The name of a known task's container.
+    /// A known task's container: its name until it is made, then its id.
     pub fn container(&self, task: &TaskKey) -> Option<String> {
         self.shared.tasks().get(task).map(|known| known.container.clone())
     }
@@ -156,7 +156,7 @@ impl Shared {
     fn set_started(&self, task: &TaskKey) -> bool {
         let mut tasks = self.tasks();
         let Some(known) = tasks.get_mut(task).filter(|known| !known.stopped) else { return false };
-        known.status = TaskStatus::Running { pid: 0, health: None };
+        known.status = TaskStatus::Running { pid: 0, health: None, paused: false };
         drop(tasks);
         self.changes.send_modify(|n| *n += 1);
         true
@@ -165,6 +165,15 @@ impl Shared {
     fn set_health(&self, task: &TaskKey, seen: Health) {
         if let Some(Known { status: TaskStatus::Running { health, .. }, .. }) = self.tasks().get_mut(task) {
             *health = Some(seen);
+            self.changes.send_modify(|n| *n += 1);
+        }
+    }
+
+    fn set_paused(&self, task: &TaskKey, seen: bool) {
+        if let Some(Known { status: TaskStatus::Running { paused, .. }, .. }) = self.tasks().get_mut(task)
+            && *paused != seen
+        {
+            *paused = seen;
             self.changes.send_modify(|n| *n += 1);
         }
     }

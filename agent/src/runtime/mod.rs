@@ -44,6 +44,8 @@ pub enum TaskStatus {
         pid: u32,
         /// `None` without a health check.
         health: Option<Health>,
+        /// Somebody has paused its container.
+        paused: bool,
     },
     /// The main process has ended; its descendants are being cleared away.
     Exited(TaskExit),

@@ -52,6 +52,7 @@ fn cases() -> Vec<Case> {
             a_flood_loses_nothing,
             a_flood_through_small_rotated_files_is_whole_or_marked,
             a_last_reading_that_breaks_off_goes_on_when_the_engine_is_back,
+            a_last_reading_that_always_breaks_off_costs_lines_and_not_the_end,
             lines_that_were_rotated_away_while_nobody_read_are_marked;
         lives:
             a_job_runs_in_containers_and_leaves_nothing,

@@ -130,19 +130,19 @@ pub(super) fn a_flood_through_small_rotated_files_is_whole_or_marked() {
     });
 }
 
-/// Passes requests on to the host's engine; the first answer with a whole log breaks off.
-fn break_a_last_reading(socket: &Path) -> Arc<AtomicBool> {
+/// Passes requests on to the host's engine; the first answer with a whole log breaks off, or each.
+fn break_last_readings(socket: &Path, always: bool) -> Arc<AtomicBool> {
     let (listener, broken) = (UnixListener::bind(socket).unwrap(), Arc::<AtomicBool>::default());
     let shared = broken.clone();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            tokio::spawn(pass_on(client, shared.clone()));
+            tokio::spawn(pass_on(client, shared.clone(), always));
         }
     });
     broken
 }
 
-async fn pass_on(mut client: UnixStream, broken: Arc<AtomicBool>) -> std::io::Result<()> {
+async fn pass_on(mut client: UnixStream, broken: Arc<AtomicBool>, always: bool) -> std::io::Result<()> {
     let mut engine = UnixStream::connect(DEFAULT_SOCKET).await?;
     let (mut asked, mut told) = ([0; 64 << 10], vec![0; 64 << 10]);
     let mut left = usize::MAX;
@@ -151,7 +151,7 @@ async fn pass_on(mut client: UnixStream, broken: Arc<AtomicBool>) -> std::io::Re
             count = client.read(&mut asked) => {
                 let asked = &asked[..count?];
                 let text = String::from_utf8_lossy(asked);
-                if text.contains("/logs?") && text.contains("follow=false") && !broken.swap(true, Ordering::Relaxed) {
+                if text.contains("/logs?") && text.contains("follow=false") && (!broken.swap(true, Ordering::Relaxed) || always) {
                     left = 100_000;
                 }
                 engine.write_all(asked).await?;
@@ -175,13 +175,26 @@ pub(super) fn a_last_reading_that_breaks_off_goes_on_when_the_engine_is_back() {
     block_on(async {
         let place = tempfile::tempdir().unwrap();
         let socket = place.path().join("docker.sock");
-        let broken = break_a_last_reading(&socket);
+        let broken = break_last_readings(&socket, false);
         let host = Host::behind(&socket).await;
         let task = host.start(0, "seq 1 20000; exit 4").await;
         assert_eq!(host.ended(&task).await.status, ExitStatus::Code(4));
         assert!(broken.load(Ordering::Relaxed));
         let expected: Vec<String> = (1..=20_000).map(|n| n.to_string()).collect();
         assert!(host.texts(&task) == expected, "every line once, and no remark");
+    });
+}
+
+pub(super) fn a_last_reading_that_always_breaks_off_costs_lines_and_not_the_end() {
+    block_on(async {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("docker.sock");
+        break_last_readings(&socket, true);
+        let host = Host::behind(&socket).await;
+        let task = host.start(0, "seq 1 20000; exit 4").await;
+        assert_eq!(host.ended(&task).await.status, ExitStatus::Code(4));
+        let last = host.texts(&task).pop().unwrap();
+        assert!(last.contains("the last lines of output are missing here"), "{last}");
     });
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn table(jobs: &[v1::Job]) -> Result<(), Failure> {
     grid.print()
 }
 
-/// Why it waits or how it ended; of one that ended well, where files of it still are.
+/// Why it waits or how it ended; where it is paused; of one that ended well, where files of it still are.
 fn reason(job: &v1::Job) -> String {
     let still = text::still_on_nodes(job);
     match (job.reason.lines().next(), still.first()) {
@@ -78,7 +78,9 @@ fn reason(job: &v1::Job) -> String {
         (None, Some((node, _))) if text::is_final(job) => {
             format!("files are still on node {node}, see `convoke inspect {}`", text::job_name(job))
         }
-        (None, _) => String::new(),
+        (None, _) => text::paused_on(job).map_or(String::new(), |node| {
+            format!("paused on node {node}, see `convoke inspect {}`", text::job_name(job))
+        }),
     }
 }
 

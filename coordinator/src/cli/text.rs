@@ -193,6 +193,12 @@ pub(crate) fn still_on_nodes(job: &v1::Job) -> Vec<(&str, &str)> {
     still.map(|(node, condition)| (node, condition.message.as_str())).collect()
 }
 
+/// The first node on which somebody has paused a container of the job.
+pub(crate) fn paused_on(job: &v1::Job) -> Option<&str> {
+    let paused = |r: &&v1::Replica| r.conditions.iter().any(|c| c.name == Condition::TASK_PAUSED);
+    job.replicas.iter().find(paused).map(|replica| replica.node.as_str())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -101,6 +101,8 @@ impl Condition {
     pub const FILES_NOT_RETURNED: &str = "FilesNotReturned";
     /// Of a replica: a checkpoint of it stays on its node.
     pub const CHECKPOINT_NOT_STORED: &str = "CheckpointNotStored";
+    /// Of a replica: somebody has paused containers of it.
+    pub const TASK_PAUSED: &str = "TaskPaused";
     /// NVML does not answer: nobody can tell how the node's GPUs are.
     pub const NVML_DOWN: &str = "NvmlDown";
 }

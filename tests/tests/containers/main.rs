@@ -44,7 +44,8 @@ fn main() -> ExitCode {
         shares on Fuse: a_directory_on_fuse_is_mounted_without_being_asked_for;
         stops on Base:
             a_stop_with_a_grace_kills_what_ignores_sigterm_when_it_is_over,
-            a_failing_gang_ends_though_a_rank_ignores_sigterm;
+            a_failing_gang_ends_though_a_rank_ignores_sigterm,
+            a_paused_container_is_told_until_it_goes_on_and_can_be_stopped;
         stops on Torch:
             python_as_pid_1_ends_on_sigterm_and_without_init_when_its_grace_is_over;
         refusals on Base:

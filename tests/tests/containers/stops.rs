@@ -1,10 +1,10 @@
-//! An entrypoint that ignores SIGTERM ends all the same.
+//! An entrypoint that ignores SIGTERM ends all the same, and so does one that is paused.
 
 use std::time::{Duration, Instant};
 
 use convoke_proto::v1;
 use convoke_proto::v1::task_exit::Status;
-use convoke_tests::{JOB, Scene, TORCH};
+use convoke_tests::{JOB, Scene, TORCH, docker};
 
 /// How long the containers would go on by themselves: longer than any story waits.
 const FOR_EVER: &str = "while true; do sleep 1000 & wait $!; done";
@@ -41,6 +41,29 @@ pub(crate) async fn a_failing_gang_ends_though_a_rank_ignores_sigterm() {
     let job = scene.cluster.job(JOB).await;
     let failure = job.last_failure.expect("why it failed");
     assert_eq!(failure.exit.and_then(|exit| exit.status), Some(Status::Code(3)));
+    scene.cluster.finish().await;
+}
+
+pub(crate) async fn a_paused_container_is_told_until_it_goes_on_and_can_be_stopped() {
+    let scene = Scene::start(&[1]).await;
+    scene.script(&format!("echo up\n{FOR_EVER}"), "");
+    scene.convoke(&["up", "-d"]).run().await.expect_code(0);
+    scene.cluster.wait_line(JOB, "up").await;
+    let container = scene.container(0).await;
+    let told =
+        |job: &v1::Job| job.replicas.iter().flat_map(|r| &r.conditions).any(|c| c.name == "TaskPaused");
+    docker(&["pause", &container]);
+    scene.cluster.wait_for(JOB, "the pause", told).await;
+    let ps = scene.convoke(&["ps"]).run().await.expect_code(0);
+    assert!(ps.stdout.contains("paused on node node-0"), "{}", ps.stdout);
+    let inspect = scene.convoke(&["inspect", JOB]).run().await.expect_code(0);
+    assert!(inspect.stdout.contains("node-0: TaskPaused: "), "{}", inspect.stdout);
+    docker(&["unpause", &container]);
+    scene.cluster.wait_for(JOB, "the end of the pause", |job| !told(job)).await;
+    docker(&["pause", &container]);
+    scene.cluster.wait_for(JOB, "another pause", told).await;
+    scene.convoke(&["stop", JOB]).run().await.expect_code(0);
+    scene.cluster.wait_state(JOB, v1::JobState::Stopped).await;
     scene.cluster.finish().await;
 }
 

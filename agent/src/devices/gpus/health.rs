@@ -8,6 +8,11 @@ use super::xid::{Gravity, gravity, meaning};
 const RESET: &str = "stop what uses it and this agent (its tasks go on), reset it with `nvidia-smi --gpu-reset`, \
                      and start the agent again";
 
+/// A GPU that is not on the bus can be reset by nobody.
+const FELL_OFF: u64 = 79;
+const RESTART: &str =
+    "the kernel's log tells more (`dmesg | grep -i xid`), and a restart of the host may bring it back";
+
 /// What is wrong with it. Messages have no numbers that grow, so that they change only when people
 /// have something new to read.
 pub(super) fn problems(gpu: &Gpu) -> Vec<DeviceCondition> {
@@ -19,13 +24,9 @@ pub(super) fn problems(gpu: &Gpu) -> Vec<DeviceCondition> {
         found.push(DeviceCondition { device: gpu.device.id.clone(), name: name.to_owned(), message, blocks });
     };
     match &gpu.trouble {
-        Some(Trouble::Lost) => say(
-            "GpuLost",
-            true,
-            "it has fallen off the bus or is no longer listed; the kernel's log tells more (`dmesg | grep -i xid`), \
-             and a restart of the host may bring it back"
-                .to_owned(),
-        ),
+        Some(Trouble::Lost) => {
+            say("GpuLost", true, format!("it has fallen off the bus or is no longer listed; {RESTART}"))
+        }
         Some(Trouble::ResetRequired) => say("GpuResetRequired", true, format!("it needs a reset: {RESET}")),
         Some(Trouble::Failing(error)) => {
             say("GpuFailing", true, format!("it does not answer: {error}; `nvidia-smi -q` tells more"));
@@ -34,7 +35,8 @@ pub(super) fn problems(gpu: &Gpu) -> Vec<DeviceCondition> {
     }
     if let Some(code) = gpu.grave_xid {
         let blocks = gravity(code) == Gravity::Fatal;
-        say("GpuXid", blocks, format!("Xid {code}, {}: {RESET}", meaning(code)));
+        let advice = if code == FELL_OFF { RESTART } else { RESET };
+        say("GpuXid", blocks, format!("Xid {code}, {}: {advice}", meaning(code)));
     }
     if errors.remap_failed {
         say("GpuRemapFailed", true, "a row of its memory could not be replaced: replace the GPU".to_owned());

@@ -15,6 +15,10 @@ use crate::conditions::Conditions;
 /// to wake them some seconds.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// How long a judgement is waited for: it reads some files of `/proc`, which takes microseconds, or for ever where a
+/// process hangs in the driver.
+const JUDGING: Duration = Duration::from_secs(2);
+
 /// How soon a GPU that is not clean yet is looked at again: its memory comes back within milliseconds,
 /// and the next generation waits for it.
 const SOON: Duration = Duration::from_millis(100);
@@ -28,6 +32,7 @@ pub async fn keep_conditions(
 ) {
     let held = Arc::new(held);
     let mut state = gpus.state();
+    let (mut judging, mut judged) = (None, Vec::new());
     loop {
         let seen = state.borrow_and_update().clone();
         match down(&seen) {
@@ -35,9 +40,16 @@ pub async fn keep_conditions(
             None => conditions.clear(Condition::NVML_DOWN, ""),
         }
         let mut found: Vec<DeviceCondition> = seen.gpus.iter().flat_map(health::problems).collect();
-        let (judging, held) = (cleaner.clone(), held.clone());
-        let judged = tokio::task::spawn_blocking(move || judging.judge(&seen, &*held)).await;
-        found.extend(judged.unwrap_or_default());
+        let judge = judging.get_or_insert_with(|| {
+            let (cleaner, held) = (cleaner.clone(), held.clone());
+            tokio::task::spawn_blocking(move || cleaner.judge(&seen, &*held))
+        });
+        if let Ok(outcome) = timeout(JUDGING, judge).await {
+            judging = None;
+            judged = outcome.unwrap_or(judged);
+        }
+        // Of one that takes longer, what was found before it holds.
+        found.extend(judged.iter().cloned());
         gpus.tell(found);
         let soon = cleaner.any_open();
         let waited = timeout(if soon { SOON } else { SILENCE }, state.changed()).await;
@@ -86,7 +98,41 @@ impl Gpus {
 mod tests {
     use std::time::Instant;
 
+    use convoke_model::{Device, DeviceKind};
+    use tokio::sync::{mpsc, watch as channel};
+
+    use super::super::Gpu;
     use super::*;
+
+    #[tokio::test]
+    async fn a_judgement_that_hangs_holds_up_no_other_condition() {
+        let (out, state) = channel::channel(Arc::new(seen(Nvml::Up)));
+        let (requests, _received) = std::sync::mpsc::sync_channel(1);
+        let gpus = Gpus { state, problems: channel::Sender::new(Vec::new()), requests };
+        let (conditions, cleaner) = (Conditions::default(), Cleaner::new(gpus.clone()));
+        let (asked, mut was_asked) = mpsc::channel(8);
+        let (go_on, hangs) = std::sync::mpsc::sync_channel::<()>(0);
+        let hangs = std::sync::Mutex::new(hangs);
+        let held = move |_: &DeviceId| {
+            let _ = asked.try_send(());
+            hangs.lock().unwrap().recv().is_err()
+        };
+        tokio::spawn(keep_conditions(gpus, cleaner, conditions.clone(), held));
+        was_asked.recv().await.unwrap();
+        out.send_replace(Arc::new(seen(Nvml::Down("gone".to_owned()))));
+        let mut raised = conditions.subscribe();
+        let told = raised.wait_for(|raised| raised.values().any(|message| message == "gone"));
+        timeout(SILENCE, told).await.expect("it is told meanwhile").unwrap();
+        assert!(was_asked.try_recv().is_err(), "one judgement at a time");
+        drop(go_on);
+    }
+
+    /// A look at one GPU.
+    fn seen(nvml: Nvml) -> State {
+        let (id, model) = (DeviceId::new("GPU-1").unwrap(), "H100".to_owned());
+        let device = Device { id, index: 0, kind: DeviceKind::Gpu, model, memory: 0, gpu: None };
+        State { nvml, taken: Some(Instant::now()), gpus: vec![Gpu::new(device)], ..State::default() }
+    }
 
     #[test]
     fn a_library_that_hangs_is_down_and_one_that_is_not_there_is_none() {

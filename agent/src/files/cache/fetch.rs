@@ -212,7 +212,10 @@ fn is_busy(error: &FetchError) -> bool {
 /// Whether the same may succeed soon.
 fn passes(error: &FetchError) -> bool {
     match error {
-        FetchError::Connect(_) | FetchError::Stalled(_) | FetchError::Damaged(_) => true,
+        FetchError::Connect(_)
+        | FetchError::Stalled(_)
+        | FetchError::DiskStalled(_)
+        | FetchError::Damaged(_) => true,
         FetchError::Status(status) => will_pass(status),
         FetchError::Malformed(_)
         | FetchError::Manifest(..)
@@ -279,11 +282,19 @@ async fn pass_on(parts: &mut Streaming<BlobPart>, tx: mpsc::Sender<Part>) -> (u6
         if let Part::Data(data) = &part {
             bytes += data.len() as u64;
         }
-        // A writer that has ended knows why.
-        if timeout(STALL, tx.send(part)).await.is_ok_and(|sent| sent.is_err()) {
-            return (bytes, Ok(()));
+        match hand_on(part, &tx, STALL).await {
+            Ok(true) => {}
+            Ok(false) => return (bytes, Ok(())),
+            Err(error) => return (bytes, Err(error)),
         }
     }
+}
+
+/// False if the writer has ended, which knows why. A part that it does not take in time is lost, and nothing that
+/// follows may be written behind it.
+async fn hand_on(part: Part, tx: &mpsc::Sender<Part>, patience: Duration) -> Result<bool, FetchError> {
+    let sent = timeout(patience, tx.send(part)).await;
+    sent.map(|sent| sent.is_ok()).map_err(|_| FetchError::DiskStalled(patience.as_secs()))
 }
 
 fn judged(inner: &Inner, missing: &Missing, error: WriteError) -> FetchError {
@@ -363,4 +374,23 @@ async fn try_small(link: &Link, digest: Digest, limit: u64, content: &mut Vec<u8
         return Err(FetchError::Damaged(digest));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_the_disk_does_not_take_in_time_ends_the_stream() {
+        let (tx, rx) = mpsc::channel(1);
+        let part = || Part::Data(vec![1].into());
+        assert!(hand_on(part(), &tx, STALL).await.unwrap());
+        let late = hand_on(part(), &tx, Duration::ZERO).await;
+        assert!(
+            matches!(late, Err(FetchError::DiskStalled(0))),
+            "else what follows would stand in its place"
+        );
+        drop(rx);
+        assert!(!hand_on(part(), &tx, STALL).await.unwrap());
+    }
 }

@@ -63,6 +63,8 @@ pub enum FetchError {
     Status(#[from] Box<Status>),
     #[error("the coordinator sent nothing for {0} s")]
     Stalled(u64),
+    #[error("the disk took nothing for {0} s")]
+    DiskStalled(u64),
     #[error("blob {0} arrived damaged")]
     Damaged(Digest),
     #[error("the coordinator sent something else than what was asked for: {0}")]

@@ -102,8 +102,14 @@ impl Drain {
     }
 
     /// Reads what the ended container left. What the engine does not give is missed, and marked; an engine that
-    /// goes away meanwhile is an error, for the container and its log are there again when it is.
-    pub(super) async fn read_rest(&self, engine: &Engine, container: &str) -> Result<(), Unread> {
+    /// goes away meanwhile is an error unless this is the last try, for the container and its log are there again when
+    /// it is.
+    pub(super) async fn read_rest(
+        &self,
+        engine: &Engine,
+        container: &str,
+        last_try: bool,
+    ) -> Result<(), Unread> {
         let reading = async {
             match self.read(engine, container, Reading::Tail, false).await? {
                 End::Reached => Ok(End::Reached),
@@ -114,7 +120,7 @@ impl Drain {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => match engine.error("ended a container's log", error) {
                 // One that is there and silent has had its time.
-                error if error.is_away() && !matches!(error, EngineError::Silent { .. }) => {
+                error if error.is_away() && !last_try && !matches!(error, EngineError::Silent { .. }) => {
                     return Err(Unread::Away(error));
                 }
                 error => error.to_string(),

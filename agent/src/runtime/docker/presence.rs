@@ -135,7 +135,7 @@ async fn dial(shared: &Shared) -> Result<Reached, EngineError> {
 async fn listen(shared: &Arc<Shared>, engine: &Engine) -> EngineError {
     let filters = HashMap::from([
         ("type", vec!["container".to_owned()]),
-        ("event", vec!["health_status".to_owned()]),
+        ("event", ["health_status", "pause", "unpause"].map(str::to_owned).to_vec()),
         ("label", vec![labels::filter(&shared.config.instance)]),
     ]);
     let options = EventsOptionsBuilder::default().filters(&filters).build();
@@ -162,32 +162,32 @@ async fn listen(shared: &Arc<Shared>, engine: &Engine) -> EngineError {
     }
 }
 
-/// `health_status: healthy`.
+/// `health_status: healthy`, `pause`, `unpause`.
 fn heard(shared: &Shared, event: EventMessage) {
     let labels = event.actor.and_then(|actor| actor.attributes).unwrap_or_default();
-    let health = match event.action.as_deref().and_then(|action| action.strip_prefix("health_status:")) {
-        Some(word) => match word.trim() {
-            "healthy" => Health::Healthy,
-            "unhealthy" => Health::Unhealthy,
-            _ => Health::Starting,
-        },
-        None => return,
-    };
-    if let Some(task) = labels::task(&labels) {
-        shared.set_health(&task, health);
+    let Some((action, task)) = event.action.zip(labels::task(&labels)) else { return };
+    match action.split_once(':').map_or((action.as_str(), ""), |(action, word)| (action, word.trim())) {
+        ("pause", _) => shared.set_paused(&task, true),
+        ("unpause", _) => shared.set_paused(&task, false),
+        ("health_status", "healthy") => shared.set_health(&task, Health::Healthy),
+        ("health_status", "unhealthy") => shared.set_health(&task, Health::Unhealthy),
+        ("health_status", _) => shared.set_health(&task, Health::Starting),
+        _ => {}
     }
 }
 
-/// Asks for the health of each container that has one.
+/// Asks how each container is.
 async fn refresh(shared: Arc<Shared>, engine: Engine) {
-    let checked = |(key, known): (&TaskKey, &super::Known)| match known.status {
-        TaskStatus::Running { health: Some(_), .. } => Some((key.clone(), known.container.clone())),
+    let running = |(key, known): (&TaskKey, &super::Known)| match known.status {
+        TaskStatus::Running { .. } => Some((key.clone(), known.container.clone())),
         _ => None,
     };
-    let tasks: Vec<(TaskKey, String)> = shared.tasks().iter().filter_map(checked).collect();
+    let tasks: Vec<(TaskKey, String)> = shared.tasks().iter().filter_map(running).collect();
     for (task, container) in tasks {
-        let Ok(seen) = engine.docker().inspect_container(&container, None).await else { return };
-        if let Some(health) = seen.state.and_then(|state| health_of(state.health?.status?)) {
+        let Ok(seen) = engine.docker().inspect_container(&container, None).await else { continue };
+        let Some(state) = seen.state else { continue };
+        shared.set_paused(&task, state.paused.unwrap_or_default());
+        if let Some(health) = state.health.and_then(|health| health_of(health.status?)) {
             shared.set_health(&task, health);
         }
     }

@@ -33,7 +33,7 @@ use crate::engine::{Engine, EngineError};
 
 /// How long the start of an agent waits for an engine: one that is there answers within milliseconds.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
-const UNKNOWN: TaskStatus = TaskStatus::Running { pid: 0, health: None };
+const UNKNOWN: TaskStatus = TaskStatus::Running { pid: 0, health: None, paused: false };
 
 /// A container of this agent's.
 struct Found {

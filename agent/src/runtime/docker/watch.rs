@@ -25,6 +25,9 @@ use crate::engine::{Engine, EngineError};
 
 /// Pause before an engine that failed is asked again.
 const RETRY: Duration = Duration::from_millis(200);
+/// Last readings that an engine may break off and still be there, before what is missing is given up: one that goes
+/// away is known to be gone before.
+const TRIES: u32 = 20;
 /// How long a killed container may take to be gone before it is killed again; its processes then hang
 /// in a driver or a mount.
 const STUCK: Duration = Duration::from_secs(10);
@@ -113,7 +116,8 @@ impl Watch {
             (self.interrupted, self.ran_under, self.doubt) = (false, Some(reached.clone()), None);
             let pid = state.pid.and_then(|pid| pid.try_into().ok()).unwrap_or_default();
             let health = state.health.and_then(|health| health_of(health.status?));
-            self.shared.set(&self.task, TaskStatus::Running { pid, health });
+            let paused = state.paused.unwrap_or_default();
+            self.shared.set(&self.task, TaskStatus::Running { pid, health, paused });
             let (name, drain) = (self.container.clone(), self.drain.clone());
             tokio::select! {
                 ended = wait(engine, &name) => ended?,
@@ -168,11 +172,14 @@ impl Watch {
 
     /// Takes the last lines, and lets the task end once they and the exit are on disk.
     async fn end(self, mut exit: TaskExit, there: bool) {
+        let mut broken: Option<(Arc<Reached>, u32)> = None;
         loop {
             let Some(reached) = self.shared.presence.there().await else { return };
-            match self.record_end(&reached.engine, &mut exit, there).await {
+            let tries = broken.as_ref().filter(|(by, _)| Arc::ptr_eq(by, &reached)).map_or(0, |(_, n)| *n);
+            match self.record_end(&reached.engine, &mut exit, there, tries == TRIES).await {
                 Ok(()) => break,
                 Err(Unread::Away(error)) => {
+                    broken = Some((reached, tries + 1));
                     debug!(task = %self.task, "the last lines are read again: {error}");
                     sleep(RETRY).await;
                 }
@@ -186,9 +193,15 @@ impl Watch {
         self.shared.set(&self.task, TaskStatus::Ended(exit));
     }
 
-    async fn record_end(&self, engine: &Engine, exit: &mut TaskExit, there: bool) -> Result<(), Unread> {
+    async fn record_end(
+        &self,
+        engine: &Engine,
+        exit: &mut TaskExit,
+        there: bool,
+        last_try: bool,
+    ) -> Result<(), Unread> {
         if there {
-            self.drain.read_rest(engine, &self.container).await?;
+            self.drain.read_rest(engine, &self.container, last_try).await?;
         }
         if exit::is_not_run(exit) && exit.message.is_none() {
             let line = self.drain.init_failure().await?;

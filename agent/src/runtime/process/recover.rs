@@ -44,9 +44,9 @@ impl ProcessRuntime {
         let status = match (dir.started()?, dir.exit()?) {
             (_, Some(exit)) => TaskStatus::Exited(exit),
             (Some(started), None) => {
-                TaskStatus::Running { pid: started.task.pid.cast_unsigned(), health: None }
+                TaskStatus::Running { pid: started.task.pid.cast_unsigned(), health: None, paused: false }
             }
-            (None, None) => TaskStatus::Running { pid: 0, health: None },
+            (None, None) => TaskStatus::Running { pid: 0, health: None, paused: false },
         };
         self.shared.tasks().insert(task.clone(), Known::of(status));
         self.watch(task.clone(), record.marker);

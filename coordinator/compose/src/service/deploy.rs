@@ -31,10 +31,11 @@ pub(super) fn read(service: &Cursor<'_>, nodes: Option<u32>, report: &mut Report
             .read(report, replicas);
     let resources = deploy.as_ref().and_then(|d| d.get("resources"));
     let policy = deploy.as_ref().and_then(|d| d.get("restart_policy"));
+    let replicas = nodes.or(written).unwrap_or(1);
     Deploy {
-        replicas: nodes.or(written).unwrap_or(1),
+        replicas,
         limits: limits(service, resources.as_ref(), report),
-        restart: restart(policy, service.get("restart"), report),
+        restart: restart(policy, service.get("restart"), replicas > 1, report),
         constraints: deploy
             .and_then(|d| d.get("placement"))
             .map(|p| placement(&p, report))
@@ -164,9 +165,25 @@ fn budget(max: Option<u32>, delay: Duration) -> RestartPolicy {
     RestartPolicy { infrastructure: max, application: max, delay, after_success: false }
 }
 
-fn restart(policy: Option<Cursor<'_>>, word: Option<Cursor<'_>>, report: &mut Report) -> RestartPolicy {
+fn restart(
+    policy: Option<Cursor<'_>>,
+    word: Option<Cursor<'_>>,
+    gang: bool,
+    report: &mut Report,
+) -> RestartPolicy {
     let worded = word.as_ref().and_then(|at| restart_word(at, report));
-    let Some(at) = policy else { return worded.unwrap_or_default() };
+    let Some(at) = policy else {
+        if let (Some(word), Some(RestartPolicy { application: Some(n @ 1..), .. }), true) =
+            (word, &worded, gang)
+        {
+            let message = format!(
+                "a failing container starts its whole job again, {n} times over the job's life (and {n} times for \
+                 failures of nodes), where Compose counts for each container"
+            );
+            word.note(report, message);
+        }
+        return worded.unwrap_or_default();
+    };
     if let Some(word) = word {
         word.note(report, "has no effect beside deploy.restart_policy");
     }
@@ -175,7 +192,14 @@ fn restart(policy: Option<Cursor<'_>>, word: Option<Cursor<'_>>, report: &mut Re
         window.note(report, "has no effect: the budget is for the whole life of the job");
     }
     let conditions = [("none", false), ("on-failure", true), ("any", true)];
-    let restarts = at.get("condition").and_then(|c| c.word(report, &conditions)).unwrap_or(true);
+    let condition = at.get("condition");
+    let restarts = condition.as_ref().and_then(|c| c.word(report, &conditions)).unwrap_or(true);
+    if let Some(any) = condition.filter(|c| c.node.as_str() == Some("any")) {
+        any.note(
+            report,
+            "starts it again when it fails; what ends with 0 has finished (restart: always starts over)",
+        );
+    }
     let max = at.get("max_attempts").and_then(|m| m.count(report));
     let delay = at.get("delay").and_then(|d| d.duration(report)).unwrap_or_default();
     budget(if restarts { max } else { Some(0) }, delay)

@@ -137,6 +137,25 @@ fn restart_words_and_policies_become_both_budgets() {
 }
 
 #[test]
+fn where_a_restart_means_something_else_than_in_compose_it_is_told() {
+    let told = |lines: &str| notes(&load(&[("compose.yaml", &text(lines))]));
+    let any = told("deploy: {restart_policy: {condition: any}}");
+    assert!(any.contains("restart_policy.condition: starts it again when it fails"), "{any}");
+    let gang = told("restart: on-failure:3\ndeploy: {replicas: 2}");
+    assert!(
+        gang.contains("services.train.restart: a failing container starts its whole job again, 3 times"),
+        "{gang}"
+    );
+    for same in [
+        "restart: on-failure:3",
+        "restart: on-failure\ndeploy: {replicas: 2}",
+        "restart: 'no'\ndeploy: {replicas: 2}",
+    ] {
+        assert_eq!(told(same), "", "{same}");
+    }
+}
+
+#[test]
 fn gpus_are_asked_for_in_every_way_of_compose() {
     let devices = |lines: &str| service(lines).devices.count;
     assert_eq!(devices("gpus: all"), DeviceCount::All);

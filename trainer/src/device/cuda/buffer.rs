@@ -49,8 +49,8 @@ impl Buffer {
         assert!(offset + bytes <= self.bytes.len(), "{bytes} bytes at {offset} of {}", self.bytes.len());
         stream.context().bind_to_thread().doing(doing)?;
         let to = self.address + offset as u64;
-        // SAFETY: both places are that long. The caller's buffers outlive the stream's work, as everywhere:
-        // freeing waits for it.
+        // SAFETY: both places are that long. Freeing a buffer is ordered behind the work of the stream that it was made
+        // on; who uses it on another one waits before it is dropped.
         unsafe { result::memcpy_dtod_async(to, from.address, bytes, stream.cu_stream()) }.doing(doing)
     }
 
@@ -60,7 +60,8 @@ impl Buffer {
         assert_eq!(self.bytes.len(), words.len * 4, "bytes");
         stream.context().bind_to_thread().doing(doing)?;
         let to = words.words.as_ptr().cast();
-        // SAFETY: both places are that long. Who reads the words waits for the stream, and they are atomics.
+        // SAFETY: both places are that long. Who reads the words, or drops either, waits for the stream first, and the
+        // words are atomics.
         unsafe { sys::cuMemcpyDtoHAsync_v2(to, self.address, self.bytes.len(), stream.cu_stream()) }
             .result()
             .doing(doing)
@@ -144,7 +145,7 @@ impl std::ops::Deref for HostWords {
 impl Drop for HostWords {
     fn drop(&mut self) {
         let freed = self.context.bind_to_thread();
-        // SAFETY: allocated by malloc_host. The driver waits for work that may still use it.
+        // SAFETY: allocated by malloc_host. Who queued work that uses it has waited for that.
         let freed = freed.and_then(|()| unsafe { result::free_host(self.words.as_ptr().cast()) });
         if let Err(error) = freed {
             tracing::warn!(%error, "cannot free pinned memory");

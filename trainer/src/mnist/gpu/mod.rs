@@ -63,6 +63,18 @@ pub struct GpuTrainer {
     timeout: Duration,
 }
 
+impl Drop for GpuTrainer {
+    /// Steps that are still queued write to the host's memory. They end: where a peer does not come, the watchdog aborts
+    /// them.
+    fn drop(&mut self) {
+        if let Ranks::Nccl { nccl, .. } = &self.ranks {
+            nccl.alive();
+        }
+        // An error is that of a step, which is told already.
+        let _ = self.network.gpu.wait();
+    }
+}
+
 /// The other ranks.
 pub enum Ranks {
     Alone,

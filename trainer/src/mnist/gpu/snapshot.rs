@@ -115,6 +115,14 @@ impl Snapshots {
     }
 }
 
+impl Drop for Snapshots {
+    /// What is freed here is used on a stream that freeing does not wait for.
+    fn drop(&mut self) {
+        // An error is that of a step, which is told already.
+        let _ = self.copies.synchronize();
+    }
+}
+
 fn state(host: &HostWords) -> State<f32> {
     let mut parts = host.chunks_exact(PARAMETERS).map(|part| {
         order::from_device(part.iter().map(|x| f32::from_bits(x.load(Ordering::Relaxed))).collect())
