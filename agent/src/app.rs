@@ -23,7 +23,7 @@ use crate::files::{Files, FilesConfig, Tell};
 use crate::home::{Home, HomeError};
 use crate::host::Host;
 use crate::interfaces;
-use crate::ledger::{self, Identity, LedgerError};
+use crate::ledger::{self, Identity, IdentityError};
 use crate::link::Link;
 use crate::options::{AgentOptions, EngineOptions, GpuOptions};
 use crate::reconciler::{Reconciler, RecoverError};
@@ -45,8 +45,8 @@ const LAST_BREATH: Duration = Duration::from_secs(20);
 pub enum AgentError {
     #[error(transparent)]
     Home(#[from] HomeError),
-    #[error("the agent's ledger cannot be used")]
-    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error("the host name \"{0}\" cannot be this node's name; give one with --node")]
     NoName(String),
     #[error("this host's addresses cannot be read; give one with --advertise-address")]
@@ -70,8 +70,8 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
         hold_lifeline(lifeline, ending.clone());
     }
     let home = Arc::new(Home::open(&options.state_dir)?);
-    let identity = ledger::identity(&home)?;
     let node = node_name(&options)?;
+    let identity = ledger::identity(&home, &node)?;
     let addresses =
         interfaces::addresses(coordinator_address(&options.coordinator), options.advertise_address)
             .map_err(AgentError::Addresses)?;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock                          held while an agent runs
-//! agent.json                    instance id, made once; the cluster it belongs to
+//! agent.json                    instance id, made once; the cluster and the node that it belongs to
 //! accepted.json                 stamp of the last desired state that was accepted
 //! docker                        the agent has run containers here
 //! images.json                   which images were fetched for jobs
