@@ -11,6 +11,7 @@
 mod exit;
 mod labels;
 mod logs;
+mod name;
 mod presence;
 mod recover;
 mod remove;

@@ -39,6 +39,8 @@ fn cases() -> Vec<Case> {
             tasks_of_one_replica_share_memory_and_network,
             a_task_whose_first_has_ended_runs_alone,
             a_name_that_an_ended_generation_has_is_taken_over,
+            a_name_that_another_jobs_container_has_is_refused_by_that_jobs_name,
+            a_task_that_runs_already_is_taken_over_by_who_starts_it_and_not_made_twice,
             the_health_check_is_reported;
         stops:
             stop_is_the_stop_signal_first,
