@@ -20,7 +20,7 @@ use crate::engine::images::Policy;
 use crate::engine::{DEFAULT_SOCKET, Engine};
 use crate::files::sight::Sight;
 use crate::files::{Files, FilesConfig, Tell};
-use crate::home::{Home, HomeError};
+use crate::home::{HANDOVER, Home, HomeError};
 use crate::host::Host;
 use crate::interfaces;
 use crate::ledger::{self, Identity, IdentityError};
@@ -69,7 +69,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     if let Some(lifeline) = options.lifeline.clone() {
         hold_lifeline(lifeline, ending.clone());
     }
-    let home = Arc::new(Home::open(&options.state_dir)?);
+    let home = Arc::new(Home::take_over(&options.state_dir, HANDOVER).await?);
     let node = node_name(&options)?;
     let identity = ledger::identity(&home, &node)?;
     let addresses =
