@@ -78,7 +78,7 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     let gpus = open_gpus(&options).await?;
     let cpus = CpuSlots::new(options.cpu_slots);
     let tell = Tell::default();
-    let processes = processes(&options, &home)?;
+    let processes = processes(&options, &home, &tell.conditions)?;
     let docker = docker(&options.engine, &home, &identity, &tell.conditions).await;
     if let Some(docker) = docker.clone() {
         let _ = ending.set(docker);
@@ -138,12 +138,17 @@ async fn keep_house(host: Arc<Host>) {
     );
 }
 
-fn processes(options: &AgentOptions, home: &Home) -> Result<ProcessRuntime, AgentError> {
+fn processes(
+    options: &AgentOptions,
+    home: &Home,
+    conditions: &Conditions,
+) -> Result<ProcessRuntime, AgentError> {
     Ok(ProcessRuntime::new(ProcessConfig {
         tasks_dir: home.root().join("tasks"),
         shim: std::env::current_exe().map_err(AgentError::OwnPath)?,
         lifeline: options.lifeline.clone(),
         output_limit: OUTPUT_LIMIT,
+        conditions: conditions.clone(),
     }))
 }
 

@@ -20,7 +20,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use convoke_model::{CheckpointRef, Rank, ReplicaKey};
+use convoke_model::{CheckpointRef, Generation, JobId, NodeRank, Rank, ReplicaKey};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
 use tracing::info;
@@ -156,6 +156,17 @@ impl Home {
     }
 }
 
+/// The replica whose directory has that name.
+pub(crate) fn replica_of(name: &str) -> Option<ReplicaKey> {
+    let (rest, node_rank) = name.rsplit_once('.')?;
+    let (job, generation) = rest.rsplit_once('.')?;
+    Some(ReplicaKey {
+        job: JobId::new(job).ok()?,
+        generation: Generation(generation.parse().ok()?),
+        node_rank: NodeRank(node_rank.parse().ok()?),
+    })
+}
+
 /// The socket in a task's socket directory.
 pub fn socket_in(directory: &Path) -> PathBuf {
     directory.join("t.sock")
@@ -174,7 +185,6 @@ fn check_socket_path(root: &Path) -> Result<(), HomeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use convoke_model::{Generation, JobId, NodeRank};
 
     #[test]
     fn a_second_agent_on_the_same_directory_is_refused_by_name() {

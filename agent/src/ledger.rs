@@ -10,14 +10,15 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use convoke_model::{
-    AgentInstance, ClusterId, DesiredReplica, Explanation, NodeId, Rank, Rendezvous, TaskExit,
+    AgentInstance, ClusterId, DesiredReplica, Explanation, NodeId, Rank, Rendezvous, ReplicaKey, TaskExit,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::accept::Stamp;
 use crate::files::HostMount;
-use crate::home::Home;
+use crate::home::{self, Home};
 use crate::work::Inside;
 
 /// Why the ledger could not be read or written.
@@ -133,18 +134,21 @@ pub fn accepted(home: &Home) -> Result<Option<Stamp>, LedgerError> {
     read(&home.accepted_file())
 }
 
-/// Every replica's record. One that cannot be read is returned as its error: the others are not
-/// affected, and what it described is left alone.
-pub fn records(home: &Home) -> Result<(Vec<Record>, Vec<LedgerError>), LedgerError> {
+/// Every replica's record. One that cannot be read is returned as its error: the others are not affected.
+pub fn records(home: &Home) -> Result<(Vec<Record>, BTreeMap<ReplicaKey, LedgerError>), LedgerError> {
     let directory = home.replicas_dir();
     let failed = |source| LedgerError::Read { path: directory.clone(), source };
-    let (mut records, mut broken) = (Vec::new(), Vec::new());
+    let (mut records, mut broken) = (Vec::new(), BTreeMap::new());
     for entry in fs::read_dir(&directory).map_err(failed)? {
-        match read(&entry.map_err(failed)?.path().join(RECORD)) {
+        let entry = entry.map_err(failed)?;
+        match read(&entry.path().join(RECORD)) {
             Ok(Some(record)) => records.push(record),
             // Its removal was interrupted, or its making.
             Ok(None) => {}
-            Err(error) => broken.push(error),
+            Err(error) => match entry.file_name().to_str().and_then(home::replica_of) {
+                Some(key) => drop(broken.insert(key, error)),
+                None => warn!("{error}: it is no replica's"),
+            },
         }
     }
     Ok((records, broken))
