@@ -20,10 +20,10 @@ use crate::engine::images::Policy;
 use crate::engine::{DEFAULT_SOCKET, Engine};
 use crate::files::sight::Sight;
 use crate::files::{Files, FilesConfig, Tell};
-use crate::home::{Home, HomeError};
+use crate::home::{HANDOVER, Home, HomeError};
 use crate::host::Host;
 use crate::interfaces;
-use crate::ledger::{self, Identity, LedgerError};
+use crate::ledger::{self, Identity, IdentityError};
 use crate::link::Link;
 use crate::options::{AgentOptions, EngineOptions, GpuOptions};
 use crate::reconciler::{Reconciler, RecoverError};
@@ -45,8 +45,8 @@ const LAST_BREATH: Duration = Duration::from_secs(20);
 pub enum AgentError {
     #[error(transparent)]
     Home(#[from] HomeError),
-    #[error("the agent's ledger cannot be used")]
-    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error("the host name \"{0}\" cannot be this node's name; give one with --node")]
     NoName(String),
     #[error("this host's addresses cannot be read; give one with --advertise-address")]
@@ -69,16 +69,16 @@ pub async fn run(options: AgentOptions, shutdown: Shutdown) -> Result<(), AgentE
     if let Some(lifeline) = options.lifeline.clone() {
         hold_lifeline(lifeline, ending.clone());
     }
-    let home = Arc::new(Home::open(&options.state_dir)?);
-    let identity = ledger::identity(&home)?;
+    let home = Arc::new(Home::take_over(&options.state_dir, HANDOVER).await?);
     let node = node_name(&options)?;
+    let identity = ledger::identity(&home, &node)?;
     let addresses =
         interfaces::addresses(coordinator_address(&options.coordinator), options.advertise_address)
             .map_err(AgentError::Addresses)?;
     let gpus = open_gpus(&options).await?;
     let cpus = CpuSlots::new(options.cpu_slots);
     let tell = Tell::default();
-    let processes = processes(&options, &home)?;
+    let processes = processes(&options, &home, &tell.conditions)?;
     let docker = docker(&options.engine, &home, &identity, &tell.conditions).await;
     if let Some(docker) = docker.clone() {
         let _ = ending.set(docker);
@@ -138,12 +138,17 @@ async fn keep_house(host: Arc<Host>) {
     );
 }
 
-fn processes(options: &AgentOptions, home: &Home) -> Result<ProcessRuntime, AgentError> {
+fn processes(
+    options: &AgentOptions,
+    home: &Home,
+    conditions: &Conditions,
+) -> Result<ProcessRuntime, AgentError> {
     Ok(ProcessRuntime::new(ProcessConfig {
         tasks_dir: home.root().join("tasks"),
         shim: std::env::current_exe().map_err(AgentError::OwnPath)?,
         lifeline: options.lifeline.clone(),
         output_limit: OUTPUT_LIMIT,
+        conditions: conditions.clone(),
     }))
 }
 

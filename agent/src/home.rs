@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock                          held while an agent runs
-//! agent.json                    instance id, made once; the cluster it belongs to
+//! agent.json                    instance id, made once; the cluster and the node that it belongs to
 //! accepted.json                 stamp of the last desired state that was accepted
 //! docker                        the agent has run containers here
 //! images.json                   which images were fetched for jobs
@@ -18,15 +18,23 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use convoke_model::{CheckpointRef, Rank, ReplicaKey};
+use convoke_model::{CheckpointRef, Generation, JobId, NodeRank, Rank, ReplicaKey};
 use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, sleep};
+use tracing::info;
 
 /// Longest path of a Unix-domain socket: `sun_path` has 108 bytes, one of them for the end.
 const MAX_SOCKET_PATH: usize = 107;
 /// Hexadecimal digits of a socket directory's name: 48 bits, so that two of the (at most some
 /// thousands) tasks on a node never share one.
 const SOCKET_HASH_DIGITS: usize = 12;
+
+/// How long an agent waits for the one before it to end: that takes at most 5 s after SIGTERM.
+pub const HANDOVER: Duration = Duration::from_secs(10);
+/// How often it looks meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +77,24 @@ impl Home {
             fs::create_dir_all(root.join(directory)).map_err(io)?;
         }
         Ok(Self { root, _lock: lock })
+    }
+
+    /// The same, after an agent that is just ending: for that it waits so long.
+    pub async fn take_over(root: &Path, patience: Duration) -> Result<Self, HomeError> {
+        let deadline = Instant::now() + patience;
+        let mut waiting = false;
+        loop {
+            match Self::open(root) {
+                Err(HomeError::InUse(root)) if Instant::now() < deadline => {
+                    if !std::mem::replace(&mut waiting, true) {
+                        let (state_dir, patience) = (root.display(), patience.as_secs());
+                        info!(%state_dir, "another agent is using it; waiting up to {patience} s for its end");
+                    }
+                    sleep(LOOK).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// Absolute, without symbolic links.
@@ -130,6 +156,17 @@ impl Home {
     }
 }
 
+/// The replica whose directory has that name.
+pub(crate) fn replica_of(name: &str) -> Option<ReplicaKey> {
+    let (rest, node_rank) = name.rsplit_once('.')?;
+    let (job, generation) = rest.rsplit_once('.')?;
+    Some(ReplicaKey {
+        job: JobId::new(job).ok()?,
+        generation: Generation(generation.parse().ok()?),
+        node_rank: NodeRank(node_rank.parse().ok()?),
+    })
+}
+
 /// The socket in a task's socket directory.
 pub fn socket_in(directory: &Path) -> PathBuf {
     directory.join("t.sock")
@@ -148,7 +185,6 @@ fn check_socket_path(root: &Path) -> Result<(), HomeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use convoke_model::{Generation, JobId, NodeRank};
 
     #[test]
     fn a_second_agent_on_the_same_directory_is_refused_by_name() {
@@ -158,6 +194,18 @@ mod tests {
         assert!(matches!(&error, HomeError::InUse(path) if path == first.root()), "{error}");
         drop(first);
         Home::open(directory.path()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_ending_is_waited_for_and_one_that_is_not_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Home::open(directory.path()).unwrap();
+        let error = Home::take_over(directory.path(), Duration::ZERO).await.unwrap_err();
+        assert!(matches!(error, HomeError::InUse(_)), "{error}");
+        let ending = async { drop(first) };
+        // The first look comes before the end.
+        let (second, ()) = tokio::join!(Home::take_over(directory.path(), Duration::from_secs(3600)), ending);
+        second.unwrap();
     }
 
     #[test]

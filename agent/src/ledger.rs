@@ -9,13 +9,16 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use convoke_model::{AgentInstance, ClusterId, DesiredReplica, Explanation, Rank, Rendezvous, TaskExit};
+use convoke_model::{
+    AgentInstance, ClusterId, DesiredReplica, Explanation, NodeId, Rank, Rendezvous, ReplicaKey, TaskExit,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::accept::Stamp;
 use crate::files::HostMount;
-use crate::home::Home;
+use crate::home::{self, Home};
 use crate::work::Inside;
 
 /// Why the ledger could not be read or written.
@@ -29,12 +32,30 @@ pub enum LedgerError {
     Write { path: PathBuf, source: io::Error },
 }
 
+/// Why an agent cannot be who it was told to be.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("the agent's identity in the state directory cannot be used")]
+    Ledger(#[from] LedgerError),
+    #[error(
+        "the state directory {} belongs to node {own}, and this agent was started as node {asked}, for which the \
+         tasks and files of {own} are nothing that it wants. Start it with --node {own}, or give it another \
+         --state-dir. To make this directory free: end what runs there by an agent with --node {own} (convoke stop, \
+         for each of its jobs), then end that agent and delete the directory",
+        .root.display()
+    )]
+    OtherNode { root: PathBuf, own: NodeId, asked: NodeId },
+}
+
 /// Who this agent is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub instance: AgentInstance,
     /// `None` before the first Welcome.
     pub cluster: Option<ClusterId>,
+    /// Whose directory this is; `None` in the file of an agent that did not write it down yet.
+    #[serde(default)]
+    pub node: Option<NodeId>,
 }
 
 /// One replica, from its preparation to its removal.
@@ -82,16 +103,30 @@ impl Record {
 /// A replica's record in its directory.
 pub const RECORD: &str = "record.json";
 
-/// Reads the identity, making it on the first start.
-pub fn identity(home: &Home) -> Result<Identity, LedgerError> {
-    if let Some(identity) = read(&home.agent_file())? {
-        return Ok(identity);
+/// Reads the identity, making it on the first start. A directory is one node's for ever: under another name its tasks
+/// would be nobody's, and the first desired state would stop them.
+pub fn identity(home: &Home, node: &NodeId) -> Result<Identity, IdentityError> {
+    let known = read::<Identity>(&home.agent_file())?.unwrap_or_else(Identity::new);
+    match &known.node {
+        Some(own) if own == node => Ok(known),
+        Some(own) => {
+            let (root, own) = (home.root().to_owned(), own.clone());
+            Err(IdentityError::OtherNode { root, own, asked: node.clone() })
+        }
+        None => {
+            let identity = Identity { node: Some(node.clone()), ..known };
+            write(&home.agent_file(), &identity)?;
+            Ok(identity)
+        }
     }
-    let instance =
-        AgentInstance::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid identifier");
-    let identity = Identity { instance, cluster: None };
-    write(&home.agent_file(), &identity)?;
-    Ok(identity)
+}
+
+impl Identity {
+    fn new() -> Self {
+        let instance =
+            AgentInstance::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid identifier");
+        Self { instance, cluster: None, node: None }
+    }
 }
 
 /// The stamp of the last accepted desired state.
@@ -99,18 +134,21 @@ pub fn accepted(home: &Home) -> Result<Option<Stamp>, LedgerError> {
     read(&home.accepted_file())
 }
 
-/// Every replica's record. One that cannot be read is returned as its error: the others are not
-/// affected, and what it described is left alone.
-pub fn records(home: &Home) -> Result<(Vec<Record>, Vec<LedgerError>), LedgerError> {
+/// Every replica's record. One that cannot be read is returned as its error: the others are not affected.
+pub fn records(home: &Home) -> Result<(Vec<Record>, BTreeMap<ReplicaKey, LedgerError>), LedgerError> {
     let directory = home.replicas_dir();
     let failed = |source| LedgerError::Read { path: directory.clone(), source };
-    let (mut records, mut broken) = (Vec::new(), Vec::new());
+    let (mut records, mut broken) = (Vec::new(), BTreeMap::new());
     for entry in fs::read_dir(&directory).map_err(failed)? {
-        match read(&entry.map_err(failed)?.path().join(RECORD)) {
+        let entry = entry.map_err(failed)?;
+        match read(&entry.path().join(RECORD)) {
             Ok(Some(record)) => records.push(record),
             // Its removal was interrupted, or its making.
             Ok(None) => {}
-            Err(error) => broken.push(error),
+            Err(error) => match entry.file_name().to_str().and_then(home::replica_of) {
+                Some(key) => drop(broken.insert(key, error)),
+                None => warn!("{error}: it is no replica's"),
+            },
         }
     }
     Ok((records, broken))
@@ -152,14 +190,40 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
     #[test]
     fn the_instance_is_made_once_and_the_cluster_remembered() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::open(directory.path()).unwrap();
-        let mut first = identity(&home).unwrap();
+        let mut first = identity(&home, &node("a")).unwrap();
         first.cluster = Some(ClusterId::new("c").unwrap());
         write(&home.agent_file(), &first).unwrap();
-        assert_eq!(identity(&home).unwrap(), first);
+        assert_eq!(identity(&home, &node("a")).unwrap(), first);
+    }
+
+    #[test]
+    fn a_directory_is_one_nodes_and_says_so_to_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::open(directory.path()).unwrap();
+        let first = identity(&home, &node("a")).unwrap();
+        let text = identity(&home, &node("b")).unwrap_err().to_string();
+        for said in [home.root().to_str().unwrap(), "node a", "--node a", "node b", "another --state-dir"] {
+            assert!(text.contains(said), "{text}");
+        }
+        assert_eq!(identity(&home, &node("a")).unwrap(), first);
+    }
+
+    #[test]
+    fn a_directory_from_before_names_were_kept_takes_the_first_that_comes() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::open(directory.path()).unwrap();
+        fs::write(home.agent_file(), r#"{"instance":"i","cluster":"c"}"#).unwrap();
+        let taken = identity(&home, &node("b")).unwrap();
+        assert_eq!((taken.instance.as_str(), taken.cluster), ("i", ClusterId::new("c").ok()));
+        assert!(matches!(identity(&home, &node("a")), Err(IdentityError::OtherNode { .. })));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod execute;
 mod explain;
 mod kept;
 mod recover;
+mod strays;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -33,7 +34,7 @@ use crate::peers::ProbeListener;
 use crate::plan::plan;
 use crate::ports::HeldPort;
 use crate::replica::{Known, Replica};
-use crate::runtime::{TaskKey, TaskStatus};
+use crate::runtime::{DAMAGED_RECORD, TaskKey, TaskStatus};
 use crate::services::TaskServices;
 use crate::work::{Prepared, Refusal, about};
 
@@ -41,6 +42,7 @@ pub use recover::RecoverError;
 
 use explain::{Explained, Explaining};
 use kept::Keeping;
+use strays::Stray;
 
 /// Some steps are due by time alone, such as repeating a stop: how often the plan is made anew.
 const TICK: Duration = Duration::from_secs(1);
@@ -80,6 +82,8 @@ struct Slot {
     explained: BTreeMap<Rank, Explained>,
     /// `None` if nothing comes back.
     collector: Option<Collector>,
+    /// Its record was lost, and no desired state has said yet what it is.
+    stray: Option<Stray>,
     worker: Option<AbortHandle>,
     /// Dropped, it cancels the start that is under way.
     starting: Option<oneshot::Sender<Infallible>>,
@@ -190,6 +194,7 @@ impl Reconciler {
     fn want(&mut self, desired: &DesiredReplica) {
         let key = desired.key();
         if let Some(slot) = self.slots.get_mut(&key) {
+            slot.adopt(&self.host, desired);
             slot.replica.desired.goal = desired.goal.clone();
             return;
         }
@@ -200,6 +205,7 @@ impl Reconciler {
         if let Err(error) = ledger::write_record(&self.host.home, &record) {
             return ledger_failed(&self.host, &error);
         }
+        self.host.conditions.clear(DAMAGED_RECORD, &about(&key));
         info!(job = %key.job, generation = %key.generation, "new replica");
         self.slots.insert(key, Slot::new(Replica::queued(desired.clone()), record));
     }
@@ -299,6 +305,7 @@ impl Slot {
             services: BTreeMap::new(),
             explained: BTreeMap::new(),
             collector: None,
+            stray: None,
             worker: None,
             starting: None,
         }

@@ -175,7 +175,8 @@ fn open_files(
 ) -> Result<Files, ServeError> {
     let blobs = Blobs::open(&data_dir.blobs(), &options.blobs)
         .map_err(|source| file_error("blob store", &data_dir.blobs(), source))?;
-    let catalogue = Catalogue::open(&data_dir.artifacts())?;
+    let kept = blobs.any().map_err(|source| file_error("blob store", &data_dir.blobs(), source))?;
+    let catalogue = Catalogue::open(&data_dir.artifacts(), kept)?;
     catalogue.retain(|job| JobId::new(job).is_ok_and(|job| jobs.contains(&job)))?;
     Ok(Files::new(blobs, catalogue))
 }

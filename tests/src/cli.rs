@@ -69,6 +69,25 @@ impl Cli {
         self
     }
 
+    /// In a network namespace.
+    pub fn within(self, namespace: &str) -> Self {
+        let command = self.0.as_std();
+        let mut within = Command::new("nsenter");
+        within.arg(format!("--net=/run/netns/{namespace}")).arg("--").arg(command.get_program());
+        within.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => within.env(name, value),
+                None => within.env_remove(name),
+            };
+        }
+        if let Some(directory) = command.get_current_dir() {
+            within.current_dir(directory);
+        }
+        within.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        Self(within)
+    }
+
     /// Runs it to its end.
     pub async fn run(mut self) -> Finished {
         let output = tokio::time::timeout(COMMAND_DEADLINE, self.0.output()).await;

@@ -33,6 +33,8 @@ pub enum Needs {
     RegistryEngines,
     /// Network namespaces; no engine.
     Namespaces,
+    /// The base image, and links whose rate is limited.
+    SlowLinks,
     /// A file system of its own; no engine.
     Mounts,
     /// The base image, and file systems of its own.
@@ -60,6 +62,11 @@ impl Needs {
             Self::TensorflowEngines => image(TENSORFLOW, "tests/images/build.sh tensorflow").or_else(engines),
             Self::RegistryEngines => Self::Engines.missing().or_else(registry::missing),
             Self::Namespaces => unshared(&["--net"], "ip link set lo up"),
+            Self::SlowLinks => {
+                let slow =
+                    "nsenter --version && tc qdisc add dev lo root tbf rate 1mbit burst 16kb latency 400ms";
+                Self::Base.missing().or_else(|| unshared(&["--net"], slow))
+            }
             Self::Mounts => unshared(&["--mount"], "mount -t tmpfs none /mnt"),
             Self::BaseMounts => Self::Base.missing().or_else(|| Self::Mounts.missing()),
             Self::Fuse => {

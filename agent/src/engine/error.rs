@@ -38,6 +38,11 @@ pub enum EngineError {
     /// It answered, with a refusal of its own.
     #[error("the Docker Engine {what}: {message}")]
     Refused { what: String, status: u16, message: String },
+    #[error(
+        "the container name \"{name}\" is already in use by {by}; give one of the two another container_name, or end \
+         the other first"
+    )]
+    NameTaken { name: String, by: String },
     #[error("the Docker Engine at {} {what}", socket.display())]
     Broken { socket: PathBuf, what: String, source: BollardError },
 }

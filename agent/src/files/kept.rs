@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use convoke_model::{Condition, Generation, JobId, NodeRank, ReplicaKey};
+use convoke_model::{Condition, ReplicaKey};
 use tracing::{info, warn};
 
 use super::collect::Collector;
@@ -20,6 +20,7 @@ use super::laid::Laid;
 use super::{Files, grants, overlay, owed, remove_all};
 use crate::blocking::blocking;
 use crate::clock::now;
+use crate::home::replica_of;
 use crate::ledger;
 use crate::work::about;
 
@@ -138,14 +139,6 @@ fn strip(replica: &Path) -> io::Result<()> {
     remove_all(&replica.join(ledger::RECORD))
 }
 
-/// `<job>.<generation>.<node rank>`; a job's id has no dot.
 fn key_of(replica: &Path) -> Option<ReplicaKey> {
-    let name = replica.file_name()?.to_str()?;
-    let mut parts = name.rsplitn(3, '.');
-    let (rank, generation, job) = (parts.next()?, parts.next()?, parts.next()?);
-    Some(ReplicaKey {
-        job: JobId::new(job).ok()?,
-        generation: Generation(generation.parse().ok()?),
-        node_rank: NodeRank(rank.parse().ok()?),
-    })
+    replica_of(replica.file_name()?.to_str()?)
 }

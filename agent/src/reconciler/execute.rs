@@ -241,10 +241,13 @@ impl Slot {
         self.write(host);
     }
 
-    pub(super) fn write(&self, host: &Host) {
-        if let Err(error) = ledger::write_record(&host.home, &self.record) {
-            ledger_failed(host, &error);
+    /// False if it is not written. What is only presumed of a replica never is.
+    pub(super) fn write(&self, host: &Host) -> bool {
+        if self.stray.is_some() {
+            return false;
         }
+        let written = ledger::write_record(&host.home, &self.record);
+        written.inspect_err(|error| ledger_failed(host, error)).is_ok()
     }
 
     /// The stage from which the plan finds a way on.

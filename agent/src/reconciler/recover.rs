@@ -6,7 +6,7 @@ use std::sync::Arc;
 use convoke_model::{ObservedState, Rank, ReplicaKey};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{Reconciler, Slot};
 use crate::host::Host;
@@ -24,13 +24,10 @@ pub enum RecoverError {
 }
 
 impl Reconciler {
-    /// Finds the tasks and records of an earlier agent. Tasks without a record are left alone.
+    /// Finds the tasks and records of an earlier agent.
     pub async fn recover(host: Arc<Host>) -> Result<Self, RecoverError> {
         let stamp = ledger::accepted(&host.home)?;
         let (records, broken) = ledger::records(&host.home)?;
-        for error in broken {
-            host.conditions.raise("DamagedRecord", "", format!("{error}; what it described is left alone"));
-        }
         let tasks = host.runtime.recover().await?;
         let mut slots = BTreeMap::new();
         for record in records {
@@ -38,9 +35,6 @@ impl Reconciler {
         }
         let known = slots.keys().chain(tasks.iter().map(|task| &task.replica)).cloned().collect();
         host.files.sweep(&known);
-        for task in tasks.iter().filter(|task| !slots.contains_key(&task.replica)) {
-            warn!(%task, "is not this agent's by its ledger and is left alone");
-        }
         let kept = host.files.kept();
         let mut recovered = Self {
             host,
@@ -53,6 +47,7 @@ impl Reconciler {
             kept: Default::default(),
             observed: watch::Sender::new(ObservedState::default()),
         };
+        recovered.take_strays(tasks, &broken).await;
         kept.into_iter().for_each(|key| recovered.keep(key, None));
         Ok(recovered.with_first_look())
     }
@@ -90,7 +85,7 @@ fn recovered(host: &Arc<Host>, record: Record) -> Slot {
     slot
 }
 
-fn reserve(host: &Host, key: &ReplicaKey, replica: &Replica) {
+pub(super) fn reserve(host: &Host, key: &ReplicaKey, replica: &Replica) {
     let inventory = host.devices.inventory();
     let reserved = host.reservations().reserve(key, replica.devices(), &inventory);
     if let Err(error) = reserved {

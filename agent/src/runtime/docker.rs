@@ -8,9 +8,11 @@
 //! While the engine is away the node has the condition `DockerDown`, and its tasks keep the status that
 //! they had: nobody knows better. Containers that are not this agent's by their labels are not touched.
 
+mod describe;
 mod exit;
 mod labels;
 mod logs;
+mod name;
 mod presence;
 mod recover;
 mod remove;
@@ -34,6 +36,7 @@ use crate::conditions::Conditions;
 use crate::engine::RefusedUlimits;
 use crate::engine::images::{Images, Policy};
 
+pub use describe::Described;
 pub use presence::Reached;
 
 /// How the Docker runtime is set up.

@@ -43,6 +43,9 @@ use super::{TaskKey, TaskSpec};
 /// Room that the exit record surely needs, taken while there is some: a full disk must not lose it.
 const EXIT_RESERVE: usize = 4096;
 
+/// Characters of an engine's id of a container.
+const CONTAINER_ID: usize = 64;
+
 /// Paths of one task's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskDir(PathBuf);
@@ -129,7 +132,18 @@ impl TaskDir {
 
     /// The id of the container, if it was made.
     pub(crate) fn created(&self) -> Option<String> {
-        fs::read_to_string(self.0.join("created")).ok().filter(|id| !id.is_empty())
+        let is_id = |id: &String| id.len() == CONTAINER_ID && id.bytes().all(|b| b.is_ascii_hexdigit());
+        fs::read_to_string(self.0.join("created")).ok().filter(is_id)
+    }
+
+    /// Its task is a container, whatever its files are worth.
+    pub(crate) fn is_container(&self) -> bool {
+        ["container.json", "created"].iter().any(|name| self.0.join(name).exists())
+    }
+
+    /// The task that the directory's name says.
+    pub(crate) fn task(&self) -> Option<TaskKey> {
+        TaskKey::of_directory(self.0.file_name()?.to_str()?)
     }
 
     pub(crate) fn mark_stopping(&self) -> io::Result<()> {
@@ -155,16 +169,23 @@ impl TaskDir {
         self.read("task.json")
     }
 
+    /// `None` also if that cannot be told any more.
     pub(crate) fn started(&self) -> io::Result<Option<Started>> {
-        self.read("started.json")
+        self.read_whole("started.json")
     }
 
     pub(crate) fn write_started(&self, started: &Started) -> io::Result<()> {
         self.write("started.json", started)
     }
 
+    /// `None` also if how it ended cannot be told any more; then it [has one](Self::has_exit) all the same.
     pub(crate) fn exit(&self) -> io::Result<Option<TaskExit>> {
-        self.read("exit.json")
+        self.read_whole("exit.json")
+    }
+
+    /// It has ended.
+    pub(crate) fn has_exit(&self) -> bool {
+        self.0.join("exit.json").exists()
     }
 
     /// The lock that says a shim lives; `None` while another holds it.
@@ -213,10 +234,32 @@ impl TaskDir {
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
         match fs::read(self.0.join(name)) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
+            Ok(bytes) => {
+                let damaged = |error| {
+                    let file = self.0.join(name);
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("{} is damaged: {error}", file.display()),
+                    )
+                };
+                serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// The same; a damaged file is none.
+    fn read_whole<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        whole(self.read(name)).map(Option::flatten)
+    }
+}
+
+/// What was read, if it is not damaged.
+pub(crate) fn whole<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+        read => read.map(Some),
     }
 }
 

@@ -34,6 +34,9 @@ pub use process::ProcessRuntime;
 pub use runtimes::Runtimes;
 pub use task::{Container, TaskKey, TaskSpec, working_dir};
 
+/// A record that cannot be read, and what becomes of what it described.
+pub(crate) const DAMAGED_RECORD: &str = "DamagedRecord";
+
 /// Where a task is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskStatus {

@@ -22,6 +22,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch as channel;
 
 use super::{Runtime, RuntimeError, TaskDir, TaskKey, TaskSpec, TaskStatus, io_error};
+use crate::conditions::Conditions;
 
 /// How the process runtime is set up.
 #[derive(Debug, Clone)]
@@ -34,6 +35,7 @@ pub struct ProcessConfig {
     pub lifeline: Option<PathBuf>,
     /// Bytes of output kept per task until it is removed; at least 16 MiB are.
     pub output_limit: u64,
+    pub conditions: Conditions,
 }
 
 /// Kept per task by default: about half a million lines, an hour of a talkative trainer with the

@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -58,6 +60,31 @@ pub(crate) fn boot() -> io::Result<String> {
 
 /// Sends SIGKILL to every process below `ancestor`, and says how many there were.
 pub(crate) fn kill_descendants(ancestor: i32) -> io::Result<usize> {
+    let found = descendants(ancestor)?;
+    for known in &found {
+        kill(known.pid, || stat(known.pid).is_ok_and(|now| now.start_time == known.start_time));
+    }
+    Ok(found.len())
+}
+
+/// The marker that a process below `ancestor` carries; those of one task carry one and the same.
+pub(crate) fn marker_below(ancestor: i32) -> io::Result<Option<String>> {
+    Ok(descendants(ancestor)?.iter().find_map(|found| marker(found.pid)))
+}
+
+/// The process, a shim, that was told to own the task of `directory`.
+pub(crate) fn shim_of(directory: &Path) -> io::Result<Option<i32>> {
+    let wanted = directory.as_os_str().as_bytes();
+    let owns = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|b| *b == 0);
+        words.any(|word| word == b"--detached") && words.any(|word| word == wanted)
+    };
+    Ok(pids()?.find(owns))
+}
+
+/// The processes below `ancestor` that have not ended.
+fn descendants(ancestor: i32) -> io::Result<Vec<Stat>> {
     let all = processes()?;
     let mut family = BTreeSet::from([ancestor]);
     let mut found: Vec<Stat> = Vec::new();
@@ -74,10 +101,7 @@ pub(crate) fn kill_descendants(ancestor: i32) -> io::Result<usize> {
         }
     }
     found.retain(|stat| !stat.zombie);
-    for known in &found {
-        kill(known.pid, || stat(known.pid).is_ok_and(|now| now.start_time == known.start_time));
-    }
-    Ok(found.len())
+    Ok(found)
 }
 
 /// Sends SIGKILL to every process that carries `marker`, and says how many there were.
@@ -92,6 +116,13 @@ pub(crate) fn kill_marked(marker: &str) -> io::Result<usize> {
 /// The processes whose environment carries `marker`; zombies have none.
 pub(crate) fn marked(marker: &str) -> io::Result<Vec<i32>> {
     Ok(pids()?.filter(|pid| carries(*pid, marker)).collect())
+}
+
+fn marker(pid: i32) -> Option<String> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let name = format!("{MARKER}=");
+    let value = environment.split(|b| *b == 0).find_map(|variable| variable.strip_prefix(name.as_bytes()))?;
+    String::from_utf8(value.to_vec()).ok()
 }
 
 pub(crate) fn carries(pid: i32, marker: &str) -> bool {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use convoke_model::{
-    ClusterId, ContainerOptions, DeviceId, GpuInjection, JobSpec, NodeId, Rank, ReplicaKey, ResourceLimits,
+    ClusterId, ContainerOptions, DeviceId, Generation, GpuInjection, JobId, JobSpec, NodeId, NodeRank, Rank,
+    ReplicaKey, ResourceLimits,
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,22 @@ impl fmt::Display for TaskKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ReplicaKey { job, generation, node_rank } = &self.replica;
         write!(f, "{job}.g{generation}.n{node_rank}.r{}", self.rank)
+    }
+}
+
+impl TaskKey {
+    /// The task whose directory has that name.
+    pub(crate) fn of_directory(name: &str) -> Option<Self> {
+        let (rest, rank) = name.rsplit_once(".r")?;
+        let (rest, node_rank) = rest.rsplit_once(".n")?;
+        let (job, generation) = rest.rsplit_once(".g")?;
+        let replica = ReplicaKey {
+            job: JobId::new(job).ok()?,
+            generation: Generation(generation.parse().ok()?),
+            node_rank: NodeRank(node_rank.parse().ok()?),
+        };
+        let key = Self { replica, rank: Rank(rank.parse().ok()?) };
+        (key.to_string() == name).then_some(key)
     }
 }
 
@@ -88,4 +105,22 @@ pub struct Container {
 pub fn working_dir(spec: &JobSpec) -> PathBuf {
     let project = Path::new(&spec.project_dir);
     spec.working_dir.as_ref().map_or_else(|| project.to_owned(), |dir| project.join(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_known_by_its_directorys_name_whatever_its_job_is_called() {
+        for job in ["train-4f2a", "a.g7.n1.r2", "x.r3"] {
+            let job = JobId::new(job).unwrap();
+            let replica = ReplicaKey { job, generation: Generation(12), node_rank: NodeRank(1) };
+            let key = TaskKey { replica, rank: Rank(3) };
+            assert_eq!(TaskKey::of_directory(&key.to_string()), Some(key));
+        }
+        for other in ["", "lost+found", "j.g1.n0", "j.g1.n0.r", "j.g+1.n0.r0", "j.g01.n0.r0"] {
+            assert_eq!(TaskKey::of_directory(other), None, "{other}");
+        }
+    }
 }

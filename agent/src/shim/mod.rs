@@ -96,7 +96,7 @@ fn stay(args: &Args) -> anyhow::Result<()> {
         anyhow::bail!("another shim or agent holds {}", dir.path().display());
     };
     let Some(record) = dir.record()? else { anyhow::bail!("{} has no task.json", dir.path().display()) };
-    anyhow::ensure!(dir.exit()?.is_none(), "the task has ended already");
+    anyhow::ensure!(!dir.has_exit(), "the task has ended already");
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     if let Some(path) = &args.lifeline {
         lifeline::watch(path)?;

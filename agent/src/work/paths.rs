@@ -17,6 +17,7 @@ use crate::files::{HostMount, HostSource};
 use crate::home::socket_in;
 use crate::host::Host;
 use crate::runtime::TaskKey;
+use crate::runtime::docker::Described;
 
 /// Where a container finds Convoke's own files.
 const INSIDE: &str = "/run/convoke";
@@ -47,6 +48,29 @@ pub struct NamedDir {
     /// What of its path lies below the mount; older records have it in `host`.
     #[serde(default)]
     pub below: PathBuf,
+}
+
+impl Inside {
+    /// As it was prepared, by what the engine knows of a container. Convoke's own mounts are below `replica`.
+    pub fn of_container(desired: &DesiredReplica, described: &Described, replica: &Path) -> Self {
+        let checkpoints = desired.spec.checkpoint.dir.as_deref().map(|directory| {
+            let inside = absolute(&described.working_dir, directory);
+            let own = replica.join("checkpoints");
+            let is_jobs = |mount: &&HostMount| match &mount.source {
+                HostSource::Path(source) => !source.starts_with(&own),
+                HostSource::Volume(_) | HostSource::AnonymousVolume => false,
+            };
+            let mounts: Vec<HostMount> = described.mounts.iter().filter(is_jobs).cloned().collect();
+            let (host, below) = match covering(&mounts, &inside) {
+                Some((HostMount { source: HostSource::Path(source), .. }, below)) => {
+                    (Some(source.clone()), below.to_owned())
+                }
+                Some(_) | None => (None, PathBuf::new()),
+            };
+            NamedDir { inside, host, below }
+        });
+        Self { image: described.image.clone(), checkpoints }
+    }
 }
 
 /// The places of one task.
@@ -220,6 +244,44 @@ mod tests {
         ] {
             assert_eq!(absolute(working_dir, directory), Path::new(absolute_path));
         }
+    }
+
+    #[test]
+    fn where_a_containers_checkpoints_lie_is_told_by_its_mounts() {
+        use convoke_model::{
+            Generation, JobId, JobName, JobSpec, NodeId, NodeRank, ReplicaGoal, ReplicaPlacement,
+        };
+        let mut spec = JobSpec::processes(JobName::new("j").unwrap(), Vec::new());
+        let placement = ReplicaPlacement {
+            node: NodeId::new("n").unwrap(),
+            node_rank: NodeRank(0),
+            devices: Vec::new(),
+            first_rank: Rank(0),
+            local_world: 1,
+        };
+        let mut found = |dir: Option<&str>| {
+            spec.checkpoint.dir = dir.map(str::to_owned);
+            let desired = DesiredReplica {
+                job: JobId::new("j").unwrap(),
+                generation: Generation(1),
+                spec: spec.clone(),
+                placement: placement.clone(),
+                world_size: 1,
+                node_count: 1,
+                goal: ReplicaGoal::Prepared,
+                resume_from: None,
+            };
+            let mounts = vec![mount("/h", "/w"), mount("/state/replicas/r/checkpoints/0", "/elsewhere")];
+            let described =
+                Described { image: "i".to_owned(), working_dir: "/w".to_owned(), mounts, gpus: Vec::new() };
+            Inside::of_container(&desired, &described, Path::new("/state/replicas/r")).checkpoints
+        };
+        assert_eq!(found(None), None);
+        let named = |inside: &str, host: Option<&str>, below: &str| {
+            Some(NamedDir { inside: inside.into(), host: host.map(Into::into), below: below.into() })
+        };
+        assert_eq!(found(Some("ckpt")), named("/w/ckpt", Some("/h"), "ckpt"));
+        assert_eq!(found(Some("/elsewhere")), named("/elsewhere", None, ""));
     }
 
     #[test]

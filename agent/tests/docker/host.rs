@@ -1,11 +1,14 @@
 //! A Docker runtime of a test's own, on the engine of this host.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
+use bollard::models::ContainerCreateBody;
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+};
 use convoke_agent::conditions::Conditions;
 use convoke_agent::engine::images::Policy;
 use convoke_agent::engine::{DEFAULT_SOCKET, Engine};
@@ -76,6 +79,34 @@ impl Host {
         another
     }
 
+    /// A runtime as a new agent has it whose engine is not there before something is at the path.
+    pub(super) async fn without_engine(&self) -> (DockerRuntime, PathBuf) {
+        let socket = self.dir.path().join("late.sock");
+        let another = runtime(self.dir.path(), &socket, &self.instance);
+        another.recover().await.unwrap();
+        (another, socket)
+    }
+
+    /// A runtime with the same containers and none of the directories.
+    pub(super) async fn forgetful(&self) -> DockerRuntime {
+        let another = runtime(&self.dir.path().join("other"), Path::new(DEFAULT_SOCKET), &self.instance);
+        another.reach(DEADLINE).await.unwrap();
+        another
+    }
+
+    /// Makes a container that is nobody's, and does not start it.
+    pub(super) async fn stranger(&self, name: &str) -> String {
+        let labels = [("convoke-test.stranger".to_owned(), self.instance.clone())];
+        let body = ContainerCreateBody {
+            image: Some(IMAGE.to_owned()),
+            labels: Some(labels.into()),
+            ..ContainerCreateBody::default()
+        };
+        let options = CreateContainerOptionsBuilder::default().name(name).build();
+        self.docker.create_container(Some(options), body).await.unwrap();
+        name.to_owned()
+    }
+
     pub(super) fn spec(&self, rank: u32, command: &[&str]) -> TaskSpec {
         let name = format!("convoke-test-{}-{rank}", self.instance);
         let mut spec = contained_task(&name, IMAGE, command);
@@ -132,10 +163,12 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         clear(&format!("convoke.instance={}", self.instance));
+        clear(&format!("convoke-test.stranger={}", self.instance));
     }
 }
 
 fn runtime(dir: &Path, socket: &Path, instance: &str) -> DockerRuntime {
+    std::fs::create_dir_all(dir).unwrap();
     DockerRuntime::new(DockerConfig {
         tasks_dir: dir.join("tasks"),
         socket: socket.to_owned(),

@@ -25,7 +25,7 @@ pub(super) struct World {
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::on(DEFAULT_SOCKET).await
     }
 
@@ -48,7 +48,7 @@ impl World {
         Engine::connect(Path::new(&self.socket)).await.unwrap().docker().clone()
     }
 
-    async fn containers(&self) -> Vec<String> {
+    pub(super) async fn containers(&self) -> Vec<String> {
         containers(&self.docker().await, &self.label()).await
     }
 
@@ -120,7 +120,7 @@ fn codes(exits: &[TaskExit]) -> Vec<ExitStatus> {
     exits.iter().map(|exit| exit.status).collect()
 }
 
-fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
+pub(super) fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
     let source = source.display().to_string();
     Mount { kind: MountKind::Bind, source, target: target.to_owned(), read_only, content: None, shared: None }
 }

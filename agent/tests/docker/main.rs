@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod damage;
 mod engine;
 mod host;
 mod lives;
@@ -39,6 +40,8 @@ fn cases() -> Vec<Case> {
             tasks_of_one_replica_share_memory_and_network,
             a_task_whose_first_has_ended_runs_alone,
             a_name_that_an_ended_generation_has_is_taken_over,
+            a_name_that_another_jobs_container_has_is_refused_by_that_jobs_name,
+            a_task_that_runs_already_is_taken_over_by_who_starts_it_and_not_made_twice,
             the_health_check_is_reported;
         stops:
             stop_is_the_stop_signal_first,
@@ -63,6 +66,12 @@ fn cases() -> Vec<Case> {
             a_container_that_ended_while_no_agent_was_there_is_reported,
             an_agent_that_nobody_wants_any_more_takes_its_containers_along,
             strangers_and_other_agents_containers_are_left_alone;
+        damage:
+            a_running_container_is_known_by_its_labels_and_its_engine,
+            a_container_with_a_damaged_record_is_left_alone_until_its_engine_is_back,
+            how_a_container_ended_is_told_by_its_engine,
+            an_agent_without_records_takes_its_containers_over_and_starts_none_twice,
+            containers_without_a_record_are_ended_only_when_the_coordinator_does_not_want_them;
     }
     .to_vec()
 }

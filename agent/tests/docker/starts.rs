@@ -157,7 +157,7 @@ pub(super) fn a_name_that_an_ended_generation_has_is_taken_over() {
         let mut next = first.clone();
         next.key.replica.generation = Generation(2);
         let error = host.runtime.start(next.clone()).await.unwrap_err();
-        assert!(error.to_string().contains("already in use"), "a running one keeps its name: {error}");
+        assert!(error.to_string().contains("already in use by job job-1 (generation 1)"), "{error}");
         host.runtime.stop(&old, Duration::ZERO).await.unwrap();
         host.ended(&old).await;
         let new = host.start_spec(next).await;
@@ -182,6 +182,45 @@ pub(super) fn a_name_that_an_ended_generation_has_is_taken_over() {
         assert_eq!(host.containers().await, [format!("/{name}")]);
         host.runtime.stop(&last, Duration::ZERO).await.unwrap();
         host.ended(&last).await;
+    });
+}
+
+pub(super) fn a_name_that_another_jobs_container_has_is_refused_by_that_jobs_name() {
+    block_on(async {
+        let host = Host::new().await;
+        let spec = host.spec(0, &["sh", "-c", "exec sleep 600"]);
+        let first = host.start_spec(spec.clone()).await;
+        let mut other = spec.clone();
+        other.key.replica.job = JobId::new("job-2").unwrap();
+        let error = host.runtime.start(other.clone()).await.unwrap_err().to_string();
+        for said in ["already in use by job job-1 (generation 1)", "another container_name"] {
+            assert!(error.contains(said), "{error}");
+        }
+        assert!(matches!(host.runtime.status(&first), Some(TaskStatus::Running { .. })));
+        assert_eq!(host.runtime.status(&other.key), None);
+        // Somebody else's, running or not, is never renamed.
+        let stranger = host.stranger(&format!("{}-s", host.instance)).await;
+        other.container.as_mut().unwrap().name.clone_from(&stranger);
+        let error = host.runtime.start(other).await.unwrap_err().to_string();
+        assert!(error.contains("by a container that is not this agent's"), "{error}");
+        host.docker.inspect_container(&stranger, None).await.unwrap();
+        host.runtime.stop(&first, Duration::ZERO).await.unwrap();
+        host.ended(&first).await;
+    });
+}
+
+pub(super) fn a_task_that_runs_already_is_taken_over_by_who_starts_it_and_not_made_twice() {
+    block_on(async {
+        let host = Host::new().await;
+        let spec = host.spec(0, &["sh", "-c", "echo once; exec sleep 600"]);
+        let task = host.start_spec(spec.clone()).await;
+        host.until_line(&task, "once").await;
+        let forgetful = host.forgetful().await;
+        forgetful.start(spec).await.unwrap();
+        assert!(matches!(forgetful.status(&task), Some(TaskStatus::Running { .. })));
+        assert_eq!(host.containers().await.len(), 1);
+        forgetful.stop(&task, Duration::ZERO).await.unwrap();
+        host.ended(&task).await;
     });
 }
 

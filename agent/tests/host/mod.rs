@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use convoke_agent::conditions::Conditions;
 use convoke_agent::runtime::process::{OUTPUT_LIMIT, ProcessConfig};
 use convoke_agent::runtime::{ProcessRuntime, Runtime as _, TaskKey, TaskSpec, ended};
 use convoke_agent::spool::{Line, Reader};
@@ -140,7 +141,12 @@ fn runtime(tasks_dir: &Path, shim: &Path, lifeline: Option<PathBuf>) -> ProcessR
         shim: shim.to_owned(),
         lifeline,
         output_limit: OUTPUT_LIMIT / 4,
+        conditions: Conditions::default(),
     })
+}
+
+pub fn is_there(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
 }
 
 pub fn kill(pid: i32) {

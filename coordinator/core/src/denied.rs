@@ -37,6 +37,17 @@ pub enum Denied {
          name, or stop the other one and wait for its lease to run out"
     )]
     NodeTaken(NodeId),
+    #[error(
+        "node {node}'s agent has the state directory of node {other}, whose agent was heard within its lease: \
+         a copy, or the same under another name. Give this agent a --state-dir of its own, or end the other agent \
+         and wait for its lease to run out"
+    )]
+    InstanceTaken { node: NodeId, other: NodeId },
+    #[error(
+        "node {node} is served by an agent on host {theirs}, and this one, on host {ours}, has a copy of its state \
+         directory. Give it a --state-dir of its own and another --node, or end the other agent"
+    )]
+    InstanceCopied { node: NodeId, theirs: String, ours: String },
     #[error("{MAX_NODES} nodes are registered, which is the limit")]
     TooManyNodes,
     #[error(
@@ -77,6 +88,7 @@ impl Denied {
             Self::AmbiguousJob { .. } => "AMBIGUOUS_JOB",
             Self::UnknownNode(_) => "UNKNOWN_NODE",
             Self::NodeTaken(_) => "NODE_TAKEN",
+            Self::InstanceTaken { .. } | Self::InstanceCopied { .. } => "NODE_INSTANCE_TAKEN",
             Self::TooManyNodes => "TOO_MANY_NODES",
             Self::WrongCluster { .. } => "WRONG_CLUSTER",
             Self::DuplicateDevice { .. } => "DUPLICATE_DEVICE",

@@ -1,7 +1,7 @@
 //! Nodes: registration, reports, loss.
 //!
-//! Messages: NodeHello, NodeObserved, Tick (leases). Failures: a name held by another agent, a
-//! foreign cluster, more nodes than the bound.
+//! Messages: NodeHello, NodeObserved, Tick (leases). Failures: a name held by another agent, an
+//! instance held by another node or host, a foreign cluster, more nodes than the bound.
 
 use std::collections::BTreeSet;
 
@@ -42,6 +42,7 @@ impl Draft<'_> {
         if let Some(twice) = info.devices.iter().find(|d| !seen.insert(&d.id)) {
             return Err(Denied::DuplicateDevice { node: info.id.clone(), device: twice.id.clone() });
         }
+        self.refuse_copies(&info, &instance)?;
         let node = info.id.clone();
         let (kind, message) = match self.state.nodes.get(&node) {
             None => {
@@ -65,6 +66,25 @@ impl Draft<'_> {
         };
         self.make(Change::NodeRegistered { info, instance });
         self.tell_node(EventLevel::Info, kind, &node, message);
+        Ok(())
+    }
+
+    /// An instance is one state directory, so that two living agents with one are a directory and its copy: taken in
+    /// turns, each would end the other's tasks.
+    fn refuse_copies(&self, info: &NodeInfo, instance: &AgentInstance) -> Result<(), Denied> {
+        let (nodes, own) = (&self.state.nodes, &info.id);
+        let same = nodes.values().filter(|other| other.instance == *instance);
+        for other in same {
+            let (name, state) = (&other.info.id, self.node_state(other));
+            if name != own && state != NodeState::Lost {
+                return Err(Denied::InstanceTaken { node: own.clone(), other: name.clone() });
+            }
+            // An agent that starts again may be here before its last session is seen to end: on the same host.
+            if name == own && state == NodeState::Ready && other.info.hostname != info.hostname {
+                let (theirs, ours) = (other.info.hostname.clone(), info.hostname.clone());
+                return Err(Denied::InstanceCopied { node: own.clone(), theirs, ours });
+            }
+        }
         Ok(())
     }
 

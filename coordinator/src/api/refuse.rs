@@ -34,6 +34,8 @@ fn of_denied(denied: &Denied) -> Status {
         | Denied::IdTaken(_)
         | Denied::NameTaken { .. }
         | Denied::NodeTaken(_)
+        | Denied::InstanceTaken { .. }
+        | Denied::InstanceCopied { .. }
         | Denied::UniqueIdSet(_)
         | Denied::ShardConflict { .. } => Code::AlreadyExists,
         Denied::NeverFits(_) | Denied::WrongCluster { .. } | Denied::StaleGeneration { .. } => {

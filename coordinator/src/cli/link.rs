@@ -12,7 +12,7 @@ use convoke_proto::v1::cluster_service_client::ClusterServiceClient;
 use convoke_proto::v1::file_service_client::FileServiceClient;
 use convoke_proto::v1::job_service_client::JobServiceClient;
 use convoke_proto::v1::session_service_client::SessionServiceClient;
-use convoke_transport::{Backoff, ConnectError};
+use convoke_transport::{Backoff, ConnectError, Sent};
 use tokio::sync::OnceCell;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
@@ -40,7 +40,7 @@ pub(crate) struct Link {
     url: String,
     clients: Clients,
     /// A connection of its own for files, so that gigabytes never delay what is said about them.
-    bulk: OnceCell<Channel>,
+    bulk: OnceCell<(Channel, Sent)>,
     patience: Duration,
     /// Since when it has been away; `None` while it answers.
     away: Mutex<Option<Instant>>,
@@ -77,13 +77,14 @@ impl Link {
         self.clients.clone()
     }
 
-    /// For the bytes of files.
-    pub(crate) async fn bulk(&self) -> Result<FileServiceClient<Channel>, Status> {
+    /// For the bytes of files, and how many of them have left.
+    pub(crate) async fn bulk(&self) -> Result<(FileServiceClient<Channel>, Sent), Status> {
         let connect = || async {
             let gone = |error: ConnectError| Status::unavailable(root_cause(&error));
-            convoke_transport::connect(&self.url).await.map_err(gone)
+            convoke_transport::connect_counted(&self.url).await.map_err(gone)
         };
-        self.bulk.get_or_try_init(connect).await.cloned().map(FileServiceClient::new)
+        let (channel, sent) = self.bulk.get_or_try_init(connect).await?.clone();
+        Ok((FileServiceClient::new(channel), sent))
     }
 
     /// How long the coordinator may be away.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::Schema;
 use crate::data_dir::is_disk_full;
 
 #[derive(Debug, thiserror::Error)]
@@ -9,9 +10,9 @@ pub(crate) enum DatabaseError {
     #[error("the {what} {path} cannot be written: the disk is full; free space on it")]
     DiskFull { what: &'static str, path: PathBuf },
     #[error(
-        "the {what} {path} is not a {what} of Convoke, or is damaged ({problem}); restore it from a backup, or start an empty cluster with another --data-dir"
+        "the {what} {path} is not a {what} of Convoke, or is damaged ({problem}); restore it from a backup, or {otherwise}"
     )]
-    Damaged { what: &'static str, path: PathBuf, problem: String },
+    Damaged { what: &'static str, path: PathBuf, problem: String, otherwise: &'static str },
     #[error(
         "the {what} {path} was written by a newer Convoke (format {found}; this one reads up to {known}); start that version instead"
     )]
@@ -23,8 +24,8 @@ pub(crate) enum DatabaseError {
 }
 
 impl DatabaseError {
-    pub(super) fn from_redb(what: &'static str, path: &std::path::Path, error: redb::Error) -> Self {
-        let path = path.to_owned();
+    pub(super) fn from_redb(schema: &Schema, path: &std::path::Path, error: redb::Error) -> Self {
+        let (path, &Schema { what, otherwise, .. }) = (path.to_owned(), schema);
         match error {
             redb::Error::Io(io) if is_disk_full(&io) => Self::DiskFull { what, path },
             // redb says InvalidData for a file that does not begin as its own do.
@@ -34,7 +35,7 @@ impl DatabaseError {
                     std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
                 ) =>
             {
-                Self::Damaged { what, path, problem: io.to_string() }
+                Self::Damaged { what, path, problem: io.to_string(), otherwise }
             }
             redb::Error::Io(io) => Self::Io { what, path, problem: io.to_string() },
             redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => {
@@ -44,7 +45,9 @@ impl DatabaseError {
             | redb::Error::UpgradeRequired(_)
             | redb::Error::TableTypeMismatch { .. }
             | redb::Error::TypeDefinitionChanged { .. }
-            | redb::Error::RepairAborted => Self::Damaged { what, path, problem: error.to_string() },
+            | redb::Error::RepairAborted => {
+                Self::Damaged { what, path, problem: error.to_string(), otherwise }
+            }
             other => Self::Io { what, path, problem: other.to_string() },
         }
     }

@@ -18,6 +18,8 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 pub(crate) struct Schema {
     /// For people.
     pub(crate) what: &'static str,
+    /// What to do about a damaged one of which there is no backup.
+    pub(crate) otherwise: &'static str,
     /// Written into every new file; a higher one is refused.
     pub(crate) format: u64,
     /// Makes the tables of a new file.
@@ -119,11 +121,12 @@ impl DatabaseFile {
     }
 
     pub(crate) fn error(&self, error: impl Into<redb::Error>) -> DatabaseError {
-        DatabaseError::from_redb(self.schema.what, &self.path, error.into())
+        DatabaseError::from_redb(self.schema, &self.path, error.into())
     }
 
     /// A file whose content breaks its form.
     pub(crate) fn damaged(&self, problem: String) -> DatabaseError {
-        DatabaseError::Damaged { what: self.schema.what, path: self.path.clone(), problem }
+        let Schema { what, otherwise, .. } = *self.schema;
+        DatabaseError::Damaged { what, path: self.path.clone(), problem, otherwise }
     }
 }

@@ -21,8 +21,13 @@ const ARTIFACTS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("art
 const NEWEST: TableDefinition<FileKey, u64> = TableDefinition::new("newest");
 const JOBS: TableDefinition<&str, (u64, u64)> = TableDefinition::new("jobs");
 
+/// To go on without the catalogue, and what that costs.
+const WITHOUT: &str = "delete the file to go on without it: files that came back from jobs and were not pulled are then \
+                       forgotten, and deleted after a day";
+
 static SCHEMA: Schema = Schema {
     what: "artifact catalogue",
+    otherwise: WITHOUT,
     format: 1,
     create: |tx| {
         tx.open_table(ARTIFACTS)?;
@@ -59,7 +64,21 @@ pub(crate) struct Catalogue {
 }
 
 impl Catalogue {
-    pub(crate) fn open(path: &Path) -> Result<Self, DatabaseError> {
+    /// Opens the catalogue; one that is not there is made. An empty file is a new one only where no content is
+    /// `kept`: what a catalogue that lost its own names would be swept away.
+    pub(crate) fn open(path: &Path, kept: bool) -> Result<Self, DatabaseError> {
+        match std::fs::metadata(path) {
+            Ok(file) if kept && file.len() == 0 => {
+                let (what, path, otherwise) = (SCHEMA.what, path.to_owned(), WITHOUT);
+                let problem = "it is empty, and files are kept".to_owned();
+                return Err(DatabaseError::Damaged { what, path, problem, otherwise });
+            }
+            Err(error) if kept && error.kind() == std::io::ErrorKind::NotFound => tracing::warn!(
+                "there is no artifact catalogue {}: files that came back from jobs and were not pulled are forgotten",
+                path.display()
+            ),
+            Ok(_) | Err(_) => {}
+        }
         Ok(Self::on(DatabaseFile::at(path, &SCHEMA)?))
     }
 
@@ -234,13 +253,13 @@ mod tests {
     fn the_last_report_of_a_file_counts_and_sequences_only_grow() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("artifacts.redb");
-        let catalogue = Catalogue::open(&path).unwrap();
+        let catalogue = Catalogue::open(&path, false).unwrap();
         let first = [artifact("a", 0, 1), artifact("b", 0, 1), artifact("a", 1, 1)];
         catalogue.report(&job("j"), &first).unwrap();
         catalogue.report(&job("j"), &[artifact("a", 0, 2), artifact("b", 0, 1)]).unwrap();
         catalogue.report(&job("j2"), &first[..1]).unwrap();
         drop(catalogue);
-        let catalogue = Catalogue::open(&path).unwrap();
+        let catalogue = Catalogue::open(&path, false).unwrap();
         assert_eq!(listed(&catalogue, "j", 0), [row(2, "b", 0, 1), row(3, "a", 1, 1), row(4, "a", 0, 2)]);
         assert_eq!(listed(&catalogue, "j", 3), [row(4, "a", 0, 2)]);
         catalogue.report(&job("j"), &[artifact("a", 0, 3), artifact("a", 0, 4)]).unwrap();
@@ -254,7 +273,7 @@ mod tests {
     #[test]
     fn a_forgotten_or_unknown_job_leaves_nothing_and_others_stay() {
         let dir = tempfile::tempdir().unwrap();
-        let catalogue = Catalogue::open(&dir.path().join("artifacts.redb")).unwrap();
+        let catalogue = Catalogue::open(&dir.path().join("artifacts.redb"), false).unwrap();
         for id in ["j", "j1", "j-2", "k"] {
             catalogue.report(&job(id), &[artifact("a", 0, 1), artifact("b", 7, 1)]).unwrap();
         }
@@ -269,7 +288,7 @@ mod tests {
     #[test]
     fn a_job_with_too_many_files_is_refused_whole_but_may_still_replace_them() {
         let dir = tempfile::tempdir().unwrap();
-        let catalogue = Catalogue::open(&dir.path().join("artifacts.redb")).unwrap();
+        let catalogue = Catalogue::open(&dir.path().join("artifacts.redb"), false).unwrap();
         let catalogue = Catalogue { limit: 3, ..catalogue };
         let three = ["a", "b", "c"].map(|path| artifact(path, 0, 1));
         catalogue.report(&job("j"), &three).unwrap();

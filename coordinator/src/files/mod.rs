@@ -147,6 +147,18 @@ impl Blobs {
         })
     }
 
+    /// Whether any blob is kept.
+    pub(crate) fn any(&self) -> io::Result<bool> {
+        for entry in std::fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let is_prefix = entry.file_name().len() == 2;
+            if is_prefix && std::fs::read_dir(entry.path())?.next().is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// A place for one transfer.
     pub(crate) async fn turn(&self) -> Result<Turn, BlobError> {
         self.turns.take().await.ok_or(BlobError::Busy)

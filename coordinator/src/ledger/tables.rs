@@ -11,6 +11,7 @@ pub(super) const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("eve
 
 pub(super) static LEDGER: Schema = Schema {
     what: "ledger",
+    otherwise: "start an empty cluster with another --data-dir",
     format: 1,
     create: |tx| {
         for table in [CHANGES, SNAPSHOT, EVENTS] {

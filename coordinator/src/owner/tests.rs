@@ -36,7 +36,7 @@ fn hello(node: &str) -> Event {
         engine: None,
         gpu_driver: None,
     };
-    Event::NodeHello { info, instance: AgentInstance::new("i").unwrap(), cluster: None }
+    Event::NodeHello { info, instance: AgentInstance::new(node).unwrap(), cluster: None }
 }
 
 async fn nodes(owner: &Owner) -> Vec<String> {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use convoke_coordinator::serve;
 use convoke_proto::v1;
 use convoke_proto::v1::JobState;
 use tonic::{Code, Status, Streaming};
 
 use crate::agent::{self, Agent};
-use crate::coordinator::{Coordinator, eventually, reason, soon, submission};
+use crate::coordinator::{Coordinator, eventually, options, reason, soon, submission};
 use crate::files::{sha256, store};
 
 pub(crate) fn artifact(path: &str, content: &[u8]) -> v1::Artifact {
@@ -152,6 +153,37 @@ async fn a_follower_of_a_job_whose_node_never_comes_back_is_not_kept_for_ever() 
     .await;
     assert_eq!(live.next().await, []);
     coordinator.stop().await;
+}
+
+/// What a start of the coordinator on `dir` says, which is to fail.
+async fn refused_start(dir: &std::path::Path) -> String {
+    soon("a refusal", serve(options(dir), std::future::pending())).await.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn a_catalogue_that_was_emptied_or_damaged_is_refused_and_nothing_that_it_named_is_swept_away() {
+    let (coordinator, agent, job) = running().await;
+    store(&coordinator.channel, &[b"one"]).await.unwrap();
+    agent.report_artifacts(&job, 1, vec![artifact("a", b"one")]).await.unwrap();
+    drop(agent);
+    let dir = coordinator.stop().await;
+    let file = dir.path().join("data/artifacts.redb");
+    let whole = std::fs::read(&file).unwrap();
+    let torn = whole[..whole.len() / 2].to_vec();
+    for content in [Vec::new(), b"garbage ".repeat(2_000), torn] {
+        std::fs::write(&file, &content).unwrap();
+        let refusal = refused_start(dir.path()).await;
+        for said in ["artifact catalogue", "artifacts.redb", "restore it from a backup", "delete the file"] {
+            assert!(refusal.contains(said), "{refusal}");
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), content, "it stays as it was found");
+    }
+    std::fs::write(&file, &whole).unwrap();
+    let coordinator = Coordinator::start_in(dir, |_| {}).await;
+    assert_eq!(follow(&coordinator, 0, false).await.next().await, [row(1, "a", b"one")]);
+    let dir = coordinator.stop().await;
+    std::fs::remove_file(&file).unwrap();
+    Coordinator::start_in(dir, |_| {}).await.stop().await;
 }
 
 #[tokio::test]

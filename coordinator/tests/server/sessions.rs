@@ -28,6 +28,17 @@ async fn a_node_name_that_a_living_agent_holds_is_refused() {
 }
 
 #[tokio::test]
+async fn an_instance_that_a_living_node_has_is_refused_to_another_node_whose_session_goes_on() {
+    let coordinator = Coordinator::start().await;
+    let mut first = Agent::connect(coordinator.channel.clone(), "n1").await;
+    let second = greet(coordinator.channel.clone(), FromAgent::Hello(hello("n2", "n1-instance"))).await;
+    assert_eq!(reason(second), "NODE_INSTANCE_TAKEN");
+    first.send(FromAgent::Heartbeat(v1::Heartbeat { sequence: 1 })).await;
+    while !matches!(first.next().await.unwrap(), ToAgent::Heartbeat(_)) {}
+    coordinator.stop().await;
+}
+
+#[tokio::test]
 async fn an_agent_of_another_cluster_is_refused() {
     let coordinator = Coordinator::start().await;
     let foreign = v1::Hello { cluster_id: "somewhere-else".to_owned(), ..hello("n1", "i1") };

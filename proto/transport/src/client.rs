@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
+use tower::ServiceExt as _;
 
+use crate::socket::{Counted, Sent};
 use crate::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW, FRAME, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, STREAM_WINDOW,
 };
@@ -27,8 +30,20 @@ pub enum ConnectError {
 /// Connects now, within the connect timeout. Each call makes a connection of its own, so that one
 /// kind of traffic cannot delay another.
 pub async fn connect(url: &str) -> Result<Channel, ConnectError> {
+    connect_counted(url).await.map(|(channel, _)| channel)
+}
+
+/// The same, with what tells how much of what was sent has left.
+pub async fn connect_counted(url: &str) -> Result<(Channel, Sent), ConnectError> {
     let endpoint = endpoint(url)?;
-    endpoint.connect().await.map_err(|source| ConnectError::Unreachable { url: url.to_owned(), source })
+    let sent = Sent::default();
+    let counter = sent.clone();
+    let connector = HttpConnector::new().map_response(move |io: TokioIo<TcpStream>| {
+        TokioIo::new(Counted::new(io.into_inner(), counter.clone()))
+    });
+    let connected = endpoint.connect_with_connector(connector).await;
+    let channel = connected.map_err(|source| ConnectError::Unreachable { url: url.to_owned(), source })?;
+    Ok((channel, sent))
 }
 
 /// Connects to a Unix-domain socket.
@@ -63,7 +78,6 @@ fn policy(endpoint: Endpoint) -> Endpoint {
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
-        .tcp_nodelay(true)
 }
 
 /// Checks that a coordinator's address is one, without dialling it.

@@ -8,12 +8,16 @@
 mod backoff;
 mod client;
 mod server;
+mod socket;
 
 use std::time::Duration;
 
 pub use backoff::Backoff;
-pub use client::{ConnectError, check_url, connect, connect_unix, is_retryable, is_stranger};
+pub use client::{
+    ConnectError, check_url, connect, connect_counted, connect_unix, is_retryable, is_stranger,
+};
 pub use server::{Shutdown, ShutdownTrigger, serve, serve_unix, shutdown};
+pub use socket::Sent;
 
 /// The largest gRPC message that is sent or accepted, in bytes. Streams cut their data below it.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
@@ -30,8 +34,9 @@ const FRAME: u32 = 64 << 10;
 /// A silent peer is pinged this often.
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A ping without an answer for this long ends the connection.
-pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A ping without an answer for this long ends the connection. Its answer may be behind what the socket has not sent
+/// yet, for as long as 9 kilobytes a second take for that.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long a connection may take to come up.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

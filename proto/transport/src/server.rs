@@ -9,6 +9,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tracing::warn;
 
+use crate::socket::tune;
 use crate::{CONNECTION_WINDOW, FRAME, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, STREAM_WINDOW};
 
 /// How long open calls may take to end after shutdown began; streams without end must listen to
@@ -59,12 +60,7 @@ pub async fn serve(
     let incoming = TcpListenerStream::new(listener);
     let mut stop = shutdown.clone();
     let server = server().add_routes(routes).serve_with_incoming_shutdown(
-        tokio_stream::StreamExt::map(incoming, |accepted| {
-            // Small control messages must not wait for more data.
-            accepted.inspect(|stream| {
-                let _ = stream.set_nodelay(true);
-            })
-        }),
+        tokio_stream::StreamExt::map(incoming, |accepted| accepted.inspect(tune)),
         async move { stop.begun().await },
     );
     drained(server, shutdown).await

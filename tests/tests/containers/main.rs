@@ -11,6 +11,7 @@ mod networks;
 mod refusals;
 mod restarts;
 mod shares;
+mod slow_links;
 mod stops;
 mod training;
 mod travels;
@@ -42,6 +43,8 @@ fn main() -> ExitCode {
             a_marker_that_is_gone_at_the_start_is_told_by_node_and_path_until_it_is_back;
         shares on BaseMounts: a_directory_that_a_node_does_not_see_is_shipped_or_refused_by_its_name;
         shares on Fuse: a_directory_on_fuse_is_mounted_without_being_asked_for;
+        slow_links on SlowLinks:
+            what_a_slow_uplink_takes_long_for_arrives_and_the_coordinator_never_went_away;
         stops on Base:
             a_stop_with_a_grace_kills_what_ignores_sigterm_when_it_is_over,
             a_failing_gang_ends_though_a_rank_ignores_sigterm,

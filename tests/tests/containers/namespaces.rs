@@ -65,6 +65,19 @@ impl Networks {
         self.at(u8::try_from(node).expect("there are two") + 1)
     }
 
+    /// What nodes send to this host gets there at 75 kilobytes a second, as behind a router that keeps five seconds of
+    /// it.
+    pub(crate) fn slow_down(&self) {
+        let (bridge, rate) = (self.bridge(), ["rate", "600kbit", "burst", "16kb", "limit", "400kb"]);
+        let tc = ["netns", "exec", &bridge, "tc", "qdisc", "add", "dev", "host", "root", "tbf"];
+        ip(&[&tc[..], &rate].concat());
+        // It fills what a router keeps, as most do; some of this host's own choice would not.
+        let reno = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control";
+        for node in 0..2 {
+            ip(&["netns", "exec", &self.name(node), "sh", "-c", reno]);
+        }
+    }
+
     /// What each node sends to the other goes to a card that nobody has, and nothing comes back.
     pub(crate) fn black_hole(&self, verb: &str) {
         for node in 0..2 {

@@ -102,6 +102,69 @@ async fn a_killed_shim_takes_its_task_along_and_the_gang_starts_again() {
 }
 
 #[tokio::test]
+async fn an_agent_whose_records_are_damaged_takes_its_tasks_over_and_starts_none_twice() {
+    let mut cluster = LocalCluster::start(&[2]).await;
+    let mut gate = cluster.gate("middle");
+    let script = format!("echo before; {}; echo after", gate.wait());
+    let id = cluster.submit(&sh("steady", &script).gang(1, 2)).await;
+    cluster.wait_state(&id, v1::JobState::Running).await;
+    let pids = [0, 1].map(|rank| procfs::task(&id, rank).expect("it runs").pid);
+    cluster.kill_agent(0);
+    let mut damaged = 0;
+    for place in ["replicas", "tasks"] {
+        let directories = std::fs::read_dir(cluster.directory().join("node-0").join(place)).unwrap();
+        let files = directories.flatten().flat_map(|directory| {
+            ["record.json", "task.json", "started.json"].map(|name| directory.path().join(name))
+        });
+        for file in files.filter(|file| file.exists()) {
+            let whole = std::fs::read(&file).unwrap();
+            std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+            damaged += 1;
+        }
+    }
+    assert_eq!(damaged, 1 + 2 * 2);
+    for told in ["DamagedRecord", "is damaged", "is not what this agent writes"] {
+        cluster.announce("node-0", told);
+    }
+    cluster.start_agent(0);
+    cluster.wait_node(0, v1::NodeState::Ready).await;
+    assert_eq!([0, 1].map(|rank| procfs::task(&id, rank).expect("it went on").pid), pids);
+    gate.open();
+    let job = cluster.wait_state(&id, v1::JobState::Succeeded).await;
+    assert_eq!((job.generation, job.restarts_infrastructure), (1, 0));
+    let log = cluster.log(&id).await;
+    for rank in 0..2 {
+        let lines: Vec<_> =
+            log.iter().filter(|line| line.rank == rank).map(|line| line.text.as_str()).collect();
+        assert_eq!(lines, ["before", "after"], "rank {rank}");
+    }
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn an_agent_under_another_name_does_not_touch_the_tasks_of_the_directorys_node() {
+    let mut cluster = LocalCluster::start(&[1]).await;
+    let mut gate = cluster.gate("middle");
+    let id = cluster.submit(&sh("steady", &gate.wait())).await;
+    cluster.wait_state(&id, v1::JobState::Running).await;
+    let pid = procfs::task(&id, 0).expect("it runs").pid;
+    cluster.kill_agent(0);
+    let mut renamed = cluster.extra_agent("another", "node-0", 1);
+    assert_eq!(renamed.end("the renamed agent").await.code(), Some(1));
+    for said in ["belongs to node node-0", "--node node-0", "another --state-dir"] {
+        assert!(renamed.log().contains(said), "{}", renamed.log());
+    }
+    assert_eq!(procfs::task(&id, 0).expect("it went on").pid, pid);
+    cluster.start_agent(0);
+    cluster.wait_node(0, v1::NodeState::Ready).await;
+    assert_eq!(procfs::task(&id, 0).expect("it went on").pid, pid);
+    gate.open();
+    let job = cluster.wait_state(&id, v1::JobState::Succeeded).await;
+    assert_eq!(job.generation, 1);
+    cluster.finish().await;
+}
+
+#[tokio::test]
 async fn two_agents_on_one_state_directory_are_one_too_many() {
     let cluster = LocalCluster::start(&[1]).await;
     let mut second = cluster.extra_agent("other", "node-0", 1);

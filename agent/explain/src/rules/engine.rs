@@ -254,10 +254,13 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         cause: "NameTaken",
-        on: Engine(&[r#"The container name "/?(?P<name>[^"]+)" is already in use"#]),
+        on: Engine(&[
+            r#"the container name "(?P<name>[^"]+)" is already in use by (?P<by>[^;]+)"#,
+            r#"The container name "/?(?P<name>[^"]+)" is already in use"#,
+        ]),
         when: Always,
-        summary: "a container called {name} exists already[ on {node}]",
-        advice: "change or leave out `container_name`, or remove the other container",
+        summary: "a container called {name} exists already[ on {node}][: that of {by}]",
+        advice: "change or leave out `container_name`, or end the other one first",
         key: Some("container_name"),
     },
     Rule {

@@ -44,6 +44,12 @@ pub(super) fn filter(instance: &AgentInstance) -> String {
     format!("{INSTANCE}={instance}")
 }
 
+/// The job's GPUs that a container's labels name.
+pub(super) fn gpus(labels: &HashMap<String, String>) -> Vec<DeviceId> {
+    let names = labels.get(GPUS).map(String::as_str).unwrap_or_default();
+    names.split(',').filter_map(|name| DeviceId::new(name).ok()).collect()
+}
+
 /// The task that a container's labels name.
 pub(super) fn task(labels: &HashMap<String, String>) -> Option<TaskKey> {
     let replica = ReplicaKey {

@@ -9,6 +9,7 @@
 //! | does not say so | none | what a crash left of a start: it goes |
 //! | none | running or ended | a task, its directory is made again |
 //! | any | the engine is away | a task of which nobody knows more; watched when the engine is back |
+//! | yes, its record damaged | any | the same, by the directory's name and what the engine knows of the container |
 //!
 //! If the engine is away, or the host has restarted, a container that is then found to have ended did so
 //! with it, as far as anybody can tell. If the engine is there it may have restarted while no agent was: then it must
@@ -21,10 +22,13 @@ use std::time::Duration;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 use bollard::query_parameters::ListContainersOptionsBuilder;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
+use super::super::layout::whole;
 use super::super::procfs::boot;
-use super::super::{ContainerRecord, RuntimeError, TaskDir, TaskKey, TaskStatus, io_error};
+use super::super::{ContainerRecord, DAMAGED_RECORD, RuntimeError, TaskDir, TaskKey, TaskStatus, io_error};
+use super::describe::record as described;
 use super::exit::Went;
 use super::logs::Drain;
 use super::remove::{remove_container, remove_dir};
@@ -33,13 +37,14 @@ use crate::engine::{Engine, EngineError};
 
 /// How long the start of an agent waits for an engine: one that is there answers within milliseconds.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// Pause before an engine that failed is asked again.
+const RETRY: Duration = Duration::from_secs(1);
 const UNKNOWN: TaskStatus = TaskStatus::Running { pid: 0, health: None, paused: false };
 
 /// A container of this agent's.
 struct Found {
     id: String,
     name: String,
-    image: String,
     /// Made, and never started.
     unstarted: bool,
 }
@@ -62,16 +67,10 @@ impl DockerRuntime {
         };
         for entry in entries {
             let dir = TaskDir::new(entry.path());
-            let recovered = match dir.container() {
-                Ok(Some(record)) => {
-                    let container = found.as_mut().map(|found| found.remove(&record.key));
-                    self.recover_dir(&dir, record, container, engine.as_ref()).await
-                }
-                other => other.map(drop),
-            };
+            let recovered = self.recover_entry(&dir, found.as_mut(), engine.as_ref()).await;
             // What is not understood is left alone, running or not.
             if let Err(error) = recovered {
-                warn!(dir = %dir.path().display(), %error, "cannot tell which task this is");
+                self.leave_alone(&dir, &error);
             }
         }
         for (task, found) in found.unwrap_or_default() {
@@ -80,6 +79,95 @@ impl DockerRuntime {
         let mut tasks = super::Runtime::tasks(self);
         tasks.sort();
         Ok(tasks)
+    }
+
+    async fn recover_entry(
+        &self,
+        dir: &TaskDir,
+        found: Option<&mut BTreeMap<TaskKey, Found>>,
+        engine: Option<&Engine>,
+    ) -> io::Result<()> {
+        if !dir.is_container() {
+            return Ok(());
+        }
+        match whole(dir.container())?.flatten() {
+            Some(record) => {
+                let container = found.map(|found| found.remove(&record.key));
+                self.recover_dir(dir, record, container, engine).await
+            }
+            None => {
+                let task = dir
+                    .task()
+                    .ok_or_else(|| io::Error::other("its record is damaged, and its name is no task's"))?;
+                match (found, engine) {
+                    (Some(found), Some(engine)) => {
+                        let container = found.remove(&task);
+                        self.recover_damaged(dir, task, container, engine).await
+                    }
+                    _ => {
+                        self.recover_later(dir, task);
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
+    /// A task whose record is damaged: what its container's labels and the engine say of it is certain.
+    async fn recover_damaged(
+        &self,
+        dir: &TaskDir,
+        task: TaskKey,
+        container: Option<Found>,
+        engine: &Engine,
+    ) -> io::Result<()> {
+        warn!(%task, "its record is damaged or gone; it is known by its container");
+        let record = match &container {
+            Some(found) => described(engine, &task, &found.id).await.map_err(io::Error::other)?,
+            None => unknown_record(task, dir.created().unwrap_or_default()),
+        };
+        dir.create_container(&record)?;
+        self.recover_dir(dir, record, Some(container), Some(engine)).await
+    }
+
+    /// The same while the engine is away: nobody knows more until it is back.
+    fn recover_later(&self, dir: &TaskDir, task: TaskKey) {
+        let text = format!(
+            "the record of {task} is damaged ({}), and the Docker Engine is not there to tell of its container, which \
+             is left alone until it is",
+            dir.path().join("container.json").display()
+        );
+        self.shared.config.conditions.raise(DAMAGED_RECORD, &task.to_string(), text);
+        let status = dir.exit().ok().flatten().map_or(UNKNOWN, TaskStatus::Ended);
+        let record = unknown_record(task.clone(), dir.created().unwrap_or_default());
+        self.know(&record, &record.name, dir, status);
+        let (runtime, dir) = (self.clone(), dir.clone());
+        tokio::spawn(async move {
+            loop {
+                let Some(reached) = runtime.shared.presence.there().await else { return };
+                if !runtime.shared.tasks().contains_key(&task) {
+                    return;
+                }
+                let Ok(mut found) = runtime.shared.list(&reached.engine).await else {
+                    sleep(RETRY).await;
+                    continue;
+                };
+                let container = found.remove(&task);
+                match runtime.recover_damaged(&dir, task.clone(), container, &reached.engine).await {
+                    Ok(()) => {
+                        return runtime.shared.config.conditions.clear(DAMAGED_RECORD, &task.to_string());
+                    }
+                    Err(error) => warn!(%task, %error, "cannot be told from its container yet; trying again"),
+                }
+                sleep(RETRY).await;
+            }
+        });
+    }
+
+    fn leave_alone(&self, dir: &TaskDir, error: &io::Error) {
+        let place = dir.path().display().to_string();
+        let text = format!("cannot tell which task {place} is of: {error}; its container is left alone");
+        self.shared.config.conditions.raise(DAMAGED_RECORD, &place, text);
     }
 
     /// Watches the container of a start that failed half-way.
@@ -137,14 +225,13 @@ impl DockerRuntime {
         if found.unstarted {
             return self.clear_start(&found, engine).await;
         }
-        let (name, image) = (found.name.clone(), found.image.clone());
-        let record = ContainerRecord {
-            key: task,
-            name,
-            image,
-            stop_signal: 15,
-            memory_limit: None,
-            boot: boot().unwrap_or_default(),
+        let described = match engine {
+            Some(engine) => described(engine, &task, &found.id).await,
+            None => return,
+        };
+        let record = match described {
+            Ok(record) => record,
+            Err(error) => return warn!(%task, container = found.id, "cannot take over a container: {error}"),
         };
         let dir = self.shared.dir(&record.key);
         if let Err(error) = dir.create_container(&record).and_then(|()| dir.mark_created(&found.id)) {
@@ -194,13 +281,19 @@ impl Shared {
     }
 }
 
+/// Of a task whose container is gone, or cannot be asked for.
+fn unknown_record(key: TaskKey, container: String) -> ContainerRecord {
+    let name = if container.is_empty() { key.to_string() } else { container };
+    let boot = boot().unwrap_or_default();
+    ContainerRecord { key, name, image: String::new(), stop_signal: 15, memory_limit: None, boot }
+}
+
 fn found(summary: ContainerSummary) -> Option<(TaskKey, Found)> {
     let task = labels::task(&summary.labels.unwrap_or_default())?;
     let names = summary.names.unwrap_or_default();
     let found = Found {
         id: summary.id?,
         name: names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default(),
-        image: summary.image.unwrap_or_default(),
         unstarted: summary.state == Some(ContainerSummaryStateEnum::CREATED),
     };
     Some((task, found))

@@ -3,7 +3,7 @@
 use std::io;
 
 use bollard::models::ContainerCreateBody;
-use bollard::query_parameters::{CreateContainerOptionsBuilder, RenameContainerOptionsBuilder};
+use bollard::query_parameters::CreateContainerOptionsBuilder;
 use convoke_model::TaskExit;
 use tokio::sync::watch as channel;
 use tracing::{info, warn};
@@ -12,6 +12,7 @@ use super::super::procfs::boot;
 use super::super::{Container, ContainerRecord, RuntimeError, TaskKey, TaskSpec, TaskStatus, io_error};
 use super::exit::{self, NotStarted};
 use super::logs::Drain;
+use super::name::Name;
 use super::presence::Reached;
 use super::remove::{remove_container, remove_dir};
 use super::{DockerRuntime, Known, labels};
@@ -147,15 +148,15 @@ impl DockerRuntime {
             docker.create_container(Some(options), body.clone())
         };
         let refused = |error| reached.engine.error("does not make the container", error);
-        let made = match create().await.map_err(refused) {
-            Err(EngineError::Refused { status: 409, .. })
-                if self.free_name(reached, &record.name).await? =>
-            {
-                create().await.map_err(refused)
+        let (id, started) = match create().await.map_err(refused) {
+            Err(EngineError::Refused { status: 409, .. }) => {
+                match self.free_name(reached, key, &record.name).await? {
+                    Name::Free => (create().await.map_err(refused)?.id, false),
+                    Name::Own(id) => (id, true),
+                }
             }
-            made => made,
+            made => (made?.id, false),
         };
-        let id = made?.id;
         if let Some(known) = self.shared.tasks().get_mut(key) {
             known.container.clone_from(&id);
         }
@@ -165,6 +166,9 @@ impl DockerRuntime {
         if self.shared.is_stopped(key) {
             return Ok(None);
         }
+        if started {
+            return Ok(Some(id));
+        }
         match docker.start_container(&id, None).await {
             Ok(()) => Ok(Some(id)),
             Err(error) => {
@@ -173,26 +177,6 @@ impl DockerRuntime {
                 Err(error)
             }
         }
-    }
-
-    /// Takes the name from a container of this agent's that has ended, such as that of the generation
-    /// before, which keeps its id. False if it is somebody else's, or still runs.
-    async fn free_name(&self, reached: &Reached, name: &str) -> Result<bool, EngineError> {
-        let docker = reached.engine.docker();
-        let failed = |error| reached.engine.error("does not free the name of a container", error);
-        let holder = docker.inspect_container(name, None).await.map_err(failed)?;
-        let theirs = holder.config.and_then(|config| config.labels).unwrap_or_default();
-        let ours = theirs.get(labels::INSTANCE) == Some(&self.shared.config.instance.to_string());
-        let runs = holder.state.and_then(|state| state.running).unwrap_or_default();
-        let (Some(task), Some(id)) = (labels::task(&theirs), holder.id) else { return Ok(false) };
-        if !ours || runs {
-            return Ok(false);
-        }
-        // Other jobs may have the name, too: the id makes it the container's own.
-        let aside = format!("{name}.g{}-{}", task.replica.generation, id.get(..12).unwrap_or(&id));
-        let options = RenameContainerOptionsBuilder::default().name(&aside).build();
-        docker.rename_container(&id, options).await.map_err(failed)?;
-        Ok(true)
     }
 
     fn learn(&self, body: &ContainerCreateBody, error: &EngineError) -> bool {

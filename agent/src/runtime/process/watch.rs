@@ -60,7 +60,7 @@ async fn follow(shared: &Shared, task: &TaskKey, dir: &TaskDir, marker: &str) ->
     let exit = match dir.exit()? {
         Some(exit) => exit,
         None => {
-            let exit = unknown();
+            let exit = unknown(dir);
             dir.write_exit(&exit)?;
             exit
         }
@@ -75,7 +75,7 @@ async fn follow(shared: &Shared, task: &TaskKey, dir: &TaskDir, marker: &str) ->
 /// The processes of the task; `None` if it has none and never will: no shim lives that could still
 /// start it.
 async fn started(dir: &TaskDir) -> io::Result<Option<Started>> {
-    loop {
+    for round in 0_u32.. {
         let no_shim = dir.try_lock()?.is_some();
         if let Some(started) = dir.started()? {
             return Ok(Some(started));
@@ -83,9 +83,10 @@ async fn started(dir: &TaskDir) -> io::Result<Option<Started>> {
         if no_shim {
             return Ok(None);
         }
-        // A shim that is between its lock and its task.
-        sleep(SOON).await;
+        // A shim that is between its lock and its task; one whose record is damaged stays there until its end.
+        sleep(if round < 200 { SOON } else { STUCK }).await;
     }
+    Ok(None)
 }
 
 /// Waits for a process's end.
@@ -120,7 +121,11 @@ async fn clear(task: &TaskKey, marker: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn unknown() -> TaskExit {
-    let message = "its shim ended without an exit record (killed, or the host restarted)".to_owned();
-    TaskExit { message: Some(message), ..TaskExit::new(ExitStatus::Unknown, clock::now()) }
+fn unknown(dir: &TaskDir) -> TaskExit {
+    let message = if dir.has_exit() {
+        "it has ended, and the record of how is damaged"
+    } else {
+        "its shim ended without an exit record (killed, or the host restarted)"
+    };
+    TaskExit { message: Some(message.to_owned()), ..TaskExit::new(ExitStatus::Unknown, clock::now()) }
 }

@@ -66,6 +66,33 @@ fn a_node_name_is_held_until_its_lease_runs_out() {
 }
 
 #[test]
+fn an_agent_with_a_living_nodes_instance_under_another_name_is_refused_until_that_is_lost() {
+    let mut h = Harness::with_nodes(&[("a", 1)]);
+    let denied = h.denied(hello("b", 1, "a-1"));
+    assert_eq!(denied.reason(), "NODE_INSTANCE_TAKEN");
+    assert!(denied.to_string().contains("state directory of node a"), "{denied}");
+    h.disconnect("a");
+    assert_eq!(h.denied(hello("b", 1, "a-1")).reason(), "NODE_INSTANCE_TAKEN", "the lease still runs");
+    silence(&mut h, 15);
+    h.ok(hello("b", 1, "a-1"));
+    assert_eq!(h.denied(hello("a", 1, "a-1")).reason(), "NODE_INSTANCE_TAKEN", "it is b's now");
+}
+
+#[test]
+fn a_copy_of_a_connected_nodes_directory_on_another_host_is_refused() {
+    let mut h = Harness::with_nodes(&[("a", 1)]);
+    let elsewhere = || {
+        let info = NodeInfo { hostname: "elsewhere".to_owned(), ..info("a", 1) };
+        Event::NodeHello { info, instance: instance("a-1"), cluster: None }
+    };
+    let denied = h.denied(elsewhere());
+    assert_eq!(denied.reason(), "NODE_INSTANCE_TAKEN");
+    assert!(denied.to_string().contains("on host a,"), "{denied}");
+    h.disconnect("a");
+    h.ok(elsewhere());
+}
+
+#[test]
 fn the_same_agent_may_say_hello_again_and_its_inventory_is_replaced() {
     let mut h = Harness::with_nodes(&[("a", 1)]);
     h.ok(hello("a", 1, "a-1"));

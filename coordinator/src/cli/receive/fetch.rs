@@ -133,7 +133,7 @@ async fn stream(
     bar: &ProgressBar,
     sender: mpsc::Sender<v1::BlobPart>,
 ) -> Result<(), Status> {
-    let mut client = link.bulk().await?;
+    let (mut client, _) = link.bulk().await?;
     let sha256 = digests.iter().map(|digest| Bytes::copy_from_slice(&digest.0)).collect();
     let stalled = |_| Status::unavailable(format!("nothing came for {STALLED:?}"));
     let call = client.fetch_blobs(v1::FetchBlobsRequest { sha256, offset: 0 });

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use tar::EntryType;
-use tempfile::TempDir;
+
+use super::staging::Staging;
 
 /// What came.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub(super) struct Tally {
 
 /// A copy that has come and has no place yet; dropping it leaves nothing.
 pub(super) struct Staged {
-    directory: TempDir,
+    directory: Staging,
     into: PathBuf,
     pub(super) tally: Tally,
 }
@@ -41,7 +42,7 @@ impl Staged {
     /// Unpacks a tar beside its place in `into`, to its end.
     pub(super) fn unpack(tar: impl io::Read, into: &Path) -> Result<Self, LandError> {
         let failed = |source| LandError::Io { into: into.to_owned(), source };
-        let directory = tempfile::Builder::new().prefix(".convoke-cp-").tempdir_in(into).map_err(failed)?;
+        let directory = Staging::new(into).map_err(failed)?;
         let mut archive = tar::Archive::new(tar);
         archive.set_preserve_mtime(true);
         let mut tally = Tally::default();

@@ -5,6 +5,7 @@ mod copy;
 mod exec;
 mod land;
 mod port;
+mod staging;
 mod terminal;
 
 pub(crate) use copy::Copy;

@@ -16,6 +16,7 @@ mod reference;
 mod scan;
 mod shared;
 mod sources;
+mod standing;
 mod tally;
 mod upload;
 

@@ -12,14 +12,15 @@ use bytes::Bytes;
 use convoke_model::Digest;
 use convoke_proto::v1;
 use convoke_proto::v1::blob_part::Part;
-use convoke_transport::Backoff;
+use convoke_transport::{Backoff, Sent};
 use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::blob::Blob;
-use crate::cli::failure::{Failure, exit};
+use super::standing::{STANDS, Standing};
+use crate::cli::failure::{Failure, exit, root_cause};
 use crate::cli::link::Link;
 
 /// Streams side by side: one waits for the disk of the other side while another sends.
@@ -34,8 +35,10 @@ const QUESTION: usize = 10_000;
 const CHUNK: usize = 256 << 10;
 /// Messages read ahead of the connection: 2 MiB keep it busy.
 const AHEAD: usize = 8;
-/// A stream that takes nothing and answers nothing for so long is given up and tried again.
+/// A connection that takes next to nothing for so long, and answers nothing, is given up and tried again.
 const STALLED: Duration = Duration::from_secs(120);
+/// More bytes than the pings of a connection that stands come to in that time.
+const MOVES: u64 = 4 << 10;
 
 /// Why blobs were not sent.
 #[derive(Debug)]
@@ -112,9 +115,11 @@ fn batches(blobs: Vec<Blob>) -> Vec<Vec<Blob>> {
 async fn send(link: &Link, mut batch: Vec<Blob>, bar: &ProgressBar) -> Result<(), UploadError> {
     let mut backoff = Backoff::default();
     let mut busy_since = None;
+    let mut standing = Standing::default();
     while !batch.is_empty() {
-        let sent = Arc::new(AtomicU64::new(0));
-        let status = match attempt(link, &batch, &sent, bar).await {
+        let read = Arc::new(AtomicU64::new(0));
+        let moved = Moved::begin(link).await;
+        let status = match attempt(link, &batch, &read, bar).await {
             Ok(()) => {
                 link.answered();
                 return Ok(());
@@ -130,22 +135,60 @@ async fn send(link: &Link, mut batch: Vec<Blob>, bar: &ProgressBar) -> Result<()
                 let paths = batch.iter().filter_map(|blob| blob.origin.path()).map(Into::into);
                 return Err(UploadError::Changed(paths.collect()));
             }
-            // Others send too, or this machine slept: no reason to say that it went away.
-            Some("BUSY" | "STALLED")
-                if busy_since.get_or_insert_with(Instant::now).elapsed() < link.patience() =>
-            {
+            // The link is slow, or this machine slept: no reason to say that it went away.
+            Some("STALLED") if !standing.is_over(moved.any(), Instant::now()) => backoff.pause().await,
+            // Others send too.
+            Some("BUSY") if busy_since.get_or_insert_with(Instant::now).elapsed() < link.patience() => {
                 backoff.pause().await;
             }
             Some("DISK_FULL") => return Err(disk_full(status).into()),
-            _ => link.failed(status, &mut backoff).await?,
+            _ => {
+                let cause = root_cause(&status);
+                link.failed(status, &mut backoff).await?;
+                if standing.is_over(moved.any(), Instant::now()) {
+                    return Err(stands(&cause).into());
+                }
+            }
         }
-        bar.dec(sent.load(Ordering::Relaxed));
+        bar.dec(read.load(Ordering::Relaxed));
         let before: u64 = batch.iter().map(|blob| blob.size).sum();
         let lacking = missing(link, batch.iter().map(|blob| blob.digest)).await?;
         batch.retain(|blob| lacking.contains(&blob.digest));
-        bar.inc(before - batch.iter().map(|blob| blob.size).sum::<u64>());
+        let stored = before - batch.iter().map(|blob| blob.size).sum::<u64>();
+        bar.inc(stored);
+        if stored > 0 {
+            busy_since = None;
+        }
     }
     Ok(())
+}
+
+/// How much of what a try sends leaves this machine.
+struct Moved {
+    before: u64,
+    /// `None` without a connection.
+    sent: Option<Sent>,
+}
+
+impl Moved {
+    async fn begin(link: &Link) -> Self {
+        // Why there is none is told by the try itself.
+        let sent = link.bulk().await.ok().map(|(_, sent)| sent);
+        Self { before: sent.as_ref().map_or(0, Sent::bytes), sent }
+    }
+
+    fn any(&self) -> bool {
+        self.sent.as_ref().is_some_and(|sent| sent.bytes() - self.before >= MOVES)
+    }
+}
+
+fn stands(cause: &str) -> Failure {
+    let bound = humantime::format_duration(STANDS);
+    let message = format!("next to nothing of the job's files could be sent for {bound}: {cause}");
+    Failure::new(exit::UNREACHABLE, "UPLOAD_STANDS", message).hint(
+        "look at the way to the coordinator: other calls reach it, large packets perhaps not (MTU, a proxy, a \
+         firewall); what was stored is not sent again",
+    )
 }
 
 fn disk_full(status: Status) -> Failure {
@@ -170,16 +213,16 @@ impl From<Status> for Attempt {
 async fn attempt(
     link: &Link,
     batch: &[Blob],
-    sent: &Arc<AtomicU64>,
+    read: &Arc<AtomicU64>,
     bar: &ProgressBar,
 ) -> Result<(), Attempt> {
-    let mut client = link.bulk().await?;
+    let (mut client, sent) = link.bulk().await?;
     let (sender, parts) = mpsc::channel(AHEAD);
-    let (blobs, counter, shown) = (batch.to_vec(), sent.clone(), bar.clone());
+    let (blobs, counter, shown) = (batch.to_vec(), read.clone(), bar.clone());
     let feeding = tokio::task::spawn_blocking(move || feed(&blobs, &sender, &counter, &shown));
     let answer = tokio::select! {
         answer = client.upload_blobs(ReceiverStream::new(parts)) => answer,
-        () = stalled(sent) => Err(Status::unavailable(format!("nothing was taken for {STALLED:?}"))),
+        () = stalled(|| sent.bytes(), STALLED) => Err(Status::unavailable(format!("nothing was taken for {STALLED:?}"))),
     };
     // The call is over, so that the thread finds nobody to send to.
     let fed = feeding.await.map_err(|e| Status::internal(e.to_string()))?;
@@ -190,15 +233,14 @@ async fn attempt(
     }
 }
 
-/// Returns once `sent` has not grown for [`STALLED`].
-async fn stalled(sent: &AtomicU64) {
-    let mut before = None;
+/// Returns once `sent` has not grown by [`MOVES`] for so long.
+async fn stalled(sent: impl Fn() -> u64, time: Duration) {
     loop {
-        let now = sent.load(Ordering::Relaxed);
-        if before.replace(now) == Some(now) {
+        let before = sent();
+        tokio::time::sleep(time).await;
+        if sent() - before < MOVES {
             return;
         }
-        tokio::time::sleep(STALLED).await;
     }
 }
 

@@ -41,6 +41,19 @@ fn a_file_that_changed_since_it_was_hashed_is_named() {
     assert!(matches!(feed(), Err(Attempt::Changed(changed)) if changed.ends_with("a")));
 }
 
+#[tokio::test]
+async fn a_connection_that_moves_slowly_is_not_stalled_and_one_that_only_answers_pings_is() {
+    let looks = AtomicU64::new(0);
+    // A hundred times what is little, and from then on what pings come to.
+    let sent = || {
+        let look = looks.fetch_add(1, Ordering::Relaxed);
+        MOVES * look.min(200) + 17 * look.saturating_sub(200)
+    };
+    stalled(sent, Duration::from_nanos(1)).await;
+    let looks = looks.into_inner();
+    assert!((201..=204).contains(&looks), "{looks}");
+}
+
 /// Keeps what comes; the first uploads end as told.
 #[derive(Clone, Default)]
 struct Fake(Arc<State>);
