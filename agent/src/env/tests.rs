@@ -76,6 +76,7 @@ impl Gang {
             node_count: u32::try_from(self.devices.len()).unwrap(),
             goal: ReplicaGoal::Prepared,
             resume_from: None,
+            predecessors: Vec::new(),
         }
     }
 
@@ -103,6 +104,7 @@ impl Gang {
             master_port: 62_000,
             world_size: self.replica(0).world_size,
             peers: self.tasks().into_iter().map(peer).collect(),
+            services: Vec::new(),
         }
     }
 

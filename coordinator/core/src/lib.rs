@@ -44,6 +44,7 @@ mod gang;
 mod nodes;
 mod phase;
 mod place;
+mod project;
 mod queue;
 mod rendezvous;
 mod session;

@@ -69,7 +69,7 @@ impl World {
             Some(node) == dead || (agent.replicas.is_empty() && agent.inbox.is_empty())
         };
         let waits_for_nodes = |job: &JobView| {
-            let plan = self.core.plan(self.now, &job.spec).expect("it was accepted once");
+            let plan = self.core.plan(self.now, &job.spec, &[]).expect("it was accepted once");
             job.state == JobState::Queued && plan.placement.is_err()
         };
         self.agents.iter().all(idle)
