@@ -117,8 +117,8 @@ fn volumes(services: &[Placed<'_>], report: &mut Report) {
         at.note(
             report,
             format!(
-                "volume {volume} is each node's own: {who} share it only where they are on one node; a relative path \
-                 travels, or mount a file system that the nodes share"
+                "volume {volume} is each node's own: on different nodes {who} do not share it; a relative path travels, or \
+                 mount a file system that the nodes share"
             ),
         );
     }

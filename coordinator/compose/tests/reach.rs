@@ -69,7 +69,7 @@ fn a_volume_that_several_mount_is_each_node_s_own() {
     let two = said(&[("a", volumes), ("b", volumes)]);
     assert!(
         two[0].starts_with(
-            "compose.yaml:3: services.b.volumes: volume p_cache is each node's own: \"a\" and \"b\""
+            "compose.yaml:3: services.b.volumes: volume p_cache is each node's own: on different nodes \"a\" and \"b\""
         ),
         "{two:?}"
     );

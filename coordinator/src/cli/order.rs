@@ -24,8 +24,22 @@ pub(crate) fn in_order(jobs: Vec<JobSpec>) -> Vec<JobSpec> {
     ordered
 }
 
-/// Which of the jobs would still run when `job` starts: not those whose success it, or what it waits for, awaits.
+/// Which of the jobs, which are in order, would run when `job` starts: not those whose success it awaits, nor those
+/// that await themselves the success of one that runs.
 pub(crate) fn beside<'a>(jobs: &'a [JobSpec], job: &JobSpec) -> Vec<&'a JobSpec> {
+    let ended = awaited(jobs, job);
+    let mut running: Vec<&JobSpec> = Vec::new();
+    for other in jobs.iter().filter(|other| !ended.contains(other.service.as_str())) {
+        let awaits = awaited(jobs, other);
+        if !running.iter().any(|one| awaits.contains(one.service.as_str())) {
+            running.push(other);
+        }
+    }
+    running
+}
+
+/// The services whose success a job awaits, or what it waits for does.
+fn awaited<'a>(jobs: &'a [JobSpec], job: &'a JobSpec) -> BTreeSet<&'a str> {
     let (mut ended, mut seen, mut open) = (BTreeSet::new(), BTreeSet::new(), vec![job]);
     while let Some(next) = open.pop() {
         for (service, condition) in &next.container.depends_on {
@@ -37,7 +51,7 @@ pub(crate) fn beside<'a>(jobs: &'a [JobSpec], job: &JobSpec) -> Vec<&'a JobSpec>
             }
         }
     }
-    jobs.iter().filter(|other| !ended.contains(other.service.as_str())).collect()
+    ended
 }
 
 #[cfg(test)]
@@ -70,14 +84,16 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_by_then_is_not_beside_it() {
+    fn what_has_ended_by_then_or_waits_still_is_not_beside_it() {
         use DependsCondition::{CompletedSuccessfully, Started};
         let jobs = [
             service("data", &[]),
             service("db", &[("data", CompletedSuccessfully)]),
             service("train", &[("db", Started)]),
+            service("board", &[]),
         ];
-        assert_eq!(names(beside(&jobs[..2], &jobs[2])), ["db"]);
         assert_eq!(names(beside(&jobs[..1], &jobs[1])), Vec::<&str>::new());
+        assert_eq!(names(beside(&jobs[..2], &jobs[2])), ["db"]);
+        assert_eq!(names(beside(&jobs[..2], &jobs[3])), ["data"], "what waits for it does not run yet");
     }
 }
