@@ -60,5 +60,5 @@ pub use core::Core;
 pub use denied::Denied;
 pub use event::{AlreadySo, Decision, Event, Observation};
 pub use phase::{Draining, Phase, Queued, Release, Running, Stage, Starting, Then};
-pub use state::{FailedGeneration, Gang, Ghost, Job, JobRun, Node, State, UniqueId};
+pub use state::{FailedGeneration, FilesOf, Gang, Ghost, Job, JobRun, Node, State, UniqueId};
 pub use view::{DeviceUse, JobView, NodeView, Plan, ReplicaView};

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use convoke_model::{JobId, NamedAddress, Predecessor};
 
 use crate::draft::Draft;
-use crate::{Job, Phase, Running, Stage, Starting, State};
+use crate::{FilesOf, Job, Phase, Running, Stage, Starting, State};
 
 /// Names that one generation is told, each a line of its tasks' `/etc/hosts`: a project of a hundred services
 /// has some hundreds.
@@ -45,11 +45,15 @@ impl Draft<'_> {
     }
 
     /// The jobs whose files it starts with, one after those that it waited for itself.
-    pub(crate) fn predecessors(&self, job: &Job) -> Vec<JobId> {
+    pub(crate) fn files_of(&self, job: &Job) -> Vec<FilesOf> {
         let mut waited_for = Vec::new();
         self.collect_dependencies(job, &mut BTreeSet::from([job.id.clone()]), &mut waited_for);
         let leaves = waited_for.into_iter().filter(|other| leaves_files(other, job));
-        leaves.map(|other| other.id.clone()).collect()
+        let left = leaves.map(|other| FilesOf {
+            job: other.id.clone(),
+            ended_before: other.run.finished.is_some_and(|at| at < job.submitted),
+        });
+        left.collect()
     }
 
     fn collect_dependencies<'b>(&'b self, job: &Job, seen: &mut BTreeSet<JobId>, found: &mut Vec<&'b Job>) {
@@ -88,8 +92,9 @@ impl Draft<'_> {
 impl State {
     /// The job's predecessors that are known, as its agents are told of them.
     pub(crate) fn predecessors(&self, job: &Job) -> Vec<Predecessor> {
-        let known = job.run.predecessors.iter().filter_map(|id| self.jobs.get(id));
-        let told = known.map(|other| Predecessor {
+        let left = job.run.files_of.iter();
+        let known = left.filter_map(|left| Some((self.jobs.get(&left.job)?, left.ended_before)));
+        let told = known.map(|(other, ended_before)| Predecessor {
             job: other.id.clone(),
             project_dir: other.spec.project_dir.clone(),
             collect: other.spec.collect,
@@ -97,7 +102,7 @@ impl State {
                 .filter(|mount| !mount.read_only && mount.content.is_some())
                 .cloned()
                 .collect(),
-            ended_before: other.run.finished.is_some_and(|at| at < job.submitted),
+            ended_before,
         });
         told.collect()
     }

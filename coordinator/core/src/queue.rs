@@ -155,12 +155,12 @@ impl Draft<'_> {
         let from =
             resume_from.as_ref().map_or(String::new(), |c| format!(", from checkpoint step {}", c.step));
         let job = self.job(id);
-        let predecessors = match job.run.generation {
-            Generation(0) => self.predecessors(job),
-            _ => job.run.predecessors.clone(),
+        let files_of = match job.run.generation {
+            Generation(0) => self.files_of(job),
+            _ => job.run.files_of.clone(),
         };
         self.edit(id, |run| {
-            run.predecessors = predecessors;
+            run.files_of = files_of;
             run.generation = run.generation.next();
             run.gang = Some(Gang { placement, resume_from, tasks: Vec::new() });
             run.phase = Phase::Starting(Starting { deadline, stage: Stage::Preparing });

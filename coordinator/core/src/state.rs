@@ -89,9 +89,17 @@ pub struct JobRun {
     pub ran_ms: u64,
     pub finished: Option<Timestamp>,
     pub last_failure: Option<FailedGeneration>,
-    /// Whose files it starts with, known since its first start.
+    /// Whose files it starts with, settled at its first start.
     #[serde(default)]
-    pub predecessors: Vec<JobId>,
+    pub files_of: Vec<FilesOf>,
+}
+
+/// A job that leaves its files to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesOf {
+    pub job: JobId,
+    /// It had ended when the other one was submitted.
+    pub ended_before: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

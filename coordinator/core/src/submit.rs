@@ -177,6 +177,6 @@ fn fresh_run(queued: Queued) -> JobRun {
         ran_ms: 0,
         finished: None,
         last_failure: None,
-        predecessors: Vec::new(),
+        files_of: Vec::new(),
     }
 }

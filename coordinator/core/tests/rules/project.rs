@@ -105,7 +105,7 @@ fn mount(source: &str, read_only: bool, content: bool) -> Mount {
         source: source.to_owned(),
         target: format!("/w/{source}"),
         read_only,
-        content: content.then(|| TreeRef { digest: Digest([1; 32]), files: 0, bytes: 0 }),
+        content: content.then_some(TreeRef { digest: Digest([1; 32]), files: 0, bytes: 0 }),
         shared: None,
     }
 }
@@ -192,4 +192,25 @@ fn a_service_waits_for_files_that_are_on_their_way_if_it_mounts_them() {
     assert_eq!(h.job(&train).reason, "waits for job \"prep\" to bring back its files");
     h.edit_report("a", |report| report.replicas.iter_mut().for_each(|replica| replica.conditions.clear()));
     assert_eq!(h.state(&train), JobState::Starting);
+}
+
+#[test]
+fn a_job_whose_files_another_starts_with_is_not_forgotten_before_that_one_has_ended() {
+    let mut h = cluster(&[("a", 4)]);
+    let prep = h.submit(with(service("prep"), vec![mount("./data", false, true)]));
+    let train = h.submit(with(after("train", "prep", DONE), vec![mount("./data", true, true)]));
+    run_out(&mut h, &prep);
+    let end_many = |h: &mut Harness, name: &str| {
+        for _ in 0..MAX_ENDED_JOBS {
+            h.now = h.now.after(std::time::Duration::from_millis(1));
+            let job = h.submit(service(name));
+            h.ok(Event::Stop { job, grace: None });
+        }
+    };
+    end_many(&mut h, "one");
+    assert_eq!(predecessors(&h, "a", &train), [(prep.to_string(), false)]);
+    h.ok(Event::Stop { job: train, grace: None });
+    h.follow_all();
+    end_many(&mut h, "another");
+    assert_eq!(h.core.job(&prep), None);
 }
