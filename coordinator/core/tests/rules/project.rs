@@ -200,10 +200,12 @@ fn a_job_whose_files_another_starts_with_is_not_forgotten_before_that_one_has_en
     let prep = h.submit(with(service("prep"), vec![mount("./data", false, true)]));
     let train = h.submit(with(after("train", "prep", DONE), vec![mount("./data", true, true)]));
     run_out(&mut h, &prep);
+    // While it runs, those that follow wait.
+    h.submit(service("rest"));
     let end_many = |h: &mut Harness, name: &str| {
         for _ in 0..MAX_ENDED_JOBS {
             h.now = h.now.after(std::time::Duration::from_millis(1));
-            let job = h.submit(service(name));
+            let job = h.submit(JobSpec { service: name.to_owned(), ..spec(name, 1, 4) });
             h.ok(Event::Stop { job, grace: None });
         }
     };
