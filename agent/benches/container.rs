@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Ours: from the call that starts the task until its exit is known with its last line drained, then its
-//! removal. Theirs: `docker run --rm`, which does the same, from its start to its end.
+//! removal. Theirs: `docker run --rm` on the host's network with an init, as the agent's containers are, from
+//! its start to its end.
 #![allow(clippy::unwrap_used, reason = "a benchmark has nobody to tell but its reader")]
 
 #[path = "../tests/docker/host.rs"]
@@ -53,7 +54,8 @@ async fn through_the_agent(host: &Host, round: u32) -> Duration {
 fn docker_run() -> Duration {
     let started = Instant::now();
     let mut command = Command::new("docker");
-    command.args(["run", "--rm", IMAGE]).args(COMMAND).stdout(Stdio::null());
+    // What the agent asks for by default: the node's network, and an init.
+    command.args(["run", "--rm", "--network=host", "--init", IMAGE]).args(COMMAND).stdout(Stdio::null());
     let status = command.status().unwrap();
     assert!(status.success(), "{command:?} ended with {status}");
     started.elapsed()

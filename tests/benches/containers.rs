@@ -5,7 +5,8 @@
 //! cargo bench -p convoke-tests --bench containers -- [ROUNDS]
 //! ```
 //!
-//! - *one*: `convoke run IMAGE true` beside `docker run --rm IMAGE true`, start of the command to its end.
+//! - *one*: `convoke run IMAGE true` beside `docker run --rm --network=host --init IMAGE true`, which are
+//!   Convoke's defaults, start of the command to its end.
 //! - *three*: `convoke up -d` until its three containers run on three agents, beside `docker-compose up -d`
 //!   of three services on one host.
 //! - *files*: 1 GiB in 2,000 files to three agents, laid out, beside `tar | zstd | tar` to one directory.
@@ -37,7 +38,8 @@ async fn measure(rounds: usize) {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         ours.push(run_one(&cluster).await);
-        theirs.push(timed(Command::new("docker").args(["run", "--rm", IMAGE, "true"])));
+        let run = ["run", "--rm", "--network=host", "--init", IMAGE, "true"];
+        theirs.push(timed(Command::new("docker").args(run)));
     }
     tell("one container to its end", "convoke run", ours, "docker run", theirs);
 
@@ -55,7 +57,13 @@ async fn measure(rounds: usize) {
         ours.push(ship(&cluster, &source).await);
         theirs.push(tar(&source.join("data"), &cluster.directory().join(format!("copy-{round}"))));
     }
-    tell("1 GiB in 2,000 files", "to 3 agents", ours, "tar | zstd | tar", theirs);
+    let (ours, theirs) = tell("1 GiB in 2,000 files", "to 3 agents", ours, "tar | zstd | tar", theirs);
+    let megabytes = (FILES * FILE_BYTES) as f64 / 1e6;
+    println!(
+        "  {:.0} MB/s to each of 3 agents, whose disk is one; tar {:.0} MB/s",
+        megabytes / ours,
+        megabytes / theirs
+    );
     cluster.finish().await;
 }
 
@@ -143,7 +151,8 @@ fn timed(command: &mut Command) -> Duration {
     took
 }
 
-fn tell(what: &str, our: &str, ours: Vec<Duration>, their: &str, theirs: Vec<Duration>) {
+/// Prints and returns the medians, in seconds.
+fn tell(what: &str, our: &str, ours: Vec<Duration>, their: &str, theirs: Vec<Duration>) -> (f64, f64) {
     let shown = |mut times: Vec<Duration>| {
         times.sort_unstable();
         let (least, middle, most) = (times[0], times[times.len() / 2], times[times.len() - 1]);
@@ -161,4 +170,5 @@ fn tell(what: &str, our: &str, ours: Vec<Duration>, their: &str, theirs: Vec<Dur
         "{what}, median of {rounds}: {our} {our_text}; {their} {their_text}; ratio {:.2}",
         ours / theirs
     );
+    (ours, theirs)
 }

@@ -12,7 +12,7 @@ script = pathlib.Path(__file__).with_name("guide_cnn_torch.py")
 def ours(batch, precision, steps, *more):
     command = [trainer, "--data", data, "--device", "cuda", "--precision", precision, "--batch", str(batch)]
     command += ["--bench", str(steps), *more]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout.splitlines()
     result = json.loads(next(line for line in lines if line.startswith("{")))
     return result, [line for line in lines if line.endswith(" us")]
 
@@ -25,8 +25,7 @@ class Torch:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         command = [sys.executable, str(script), "--batch", str(batch), "--steps", str(steps), *more]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **alone},
-                                        stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **alone})
         self.first = json.loads(self.process.stdout.readline())["first_step_s"]
 
     def run(self):
@@ -79,7 +78,8 @@ def first_step():
             metrics = pathlib.Path(directory, "metrics")
             command = [trainer, "--data", data, "--device", "cuda", "--epochs", "1"]
             begin = time.time()
-            subprocess.run(command, capture_output=True, check=True, timeout=60, env={**os.environ, "CONVOKE_METRICS": str(metrics)})
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True, timeout=60,
+                           env={**os.environ, "CONVOKE_METRICS": str(metrics)})
             wall.append(time.time() - begin)
             records = map(json.loads, metrics.read_text().splitlines())
             seconds.append(next(r["seconds_to_first_step"] for r in records if "seconds_to_first_step" in r))

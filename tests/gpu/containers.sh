@@ -3,28 +3,34 @@
 # the GPUs it reserved, and one that reserved none sees none. Needs convoke and convoke-agent in PATH, and an
 # image with a shell (default: convoke-test/base:1 of tests/images/build.sh); the host's own /usr is mounted
 # for nvidia-smi and its libraries. What it printed where is in docs/gpu.md.
-set -euo pipefail
-
+# shellcheck disable=SC2317  # sections are called by name
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
 image=${1:-convoke-test/base:1}
-work=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 
-convoke serve --data-dir "$work/coordinator" --listen 127.0.0.1:0 --address-file "$work/address" \
-  >"$work/coordinator.log" 2>&1 &
-until [ -s "$work/address" ]; do sleep 0.1; done
-CONVOKE_COORDINATOR=http://$(cat "$work/address")
-export CONVOKE_COORDINATOR
-convoke-agent --node gpu-a --state-dir "$work/agent" >"$work/agent.log" 2>&1 &
-until convoke nodes | grep -q ready; do sleep 0.2; done
-convoke nodes
+# run OPTIONS… -- COMMAND…: in a container of the image.
+run() {
+  local options=()
+  while [[ $1 != -- ]]; do options+=("$1"); shift; done
+  timeout -k 10 90 convoke run "${options[@]}" -v /usr:/usr:ro -v /lib:/lib:ro -v /lib64:/lib64:ro "$image" "${@:2}"
+}
 
-host=(-v /usr:/usr:ro -v /lib:/lib:ro -v /lib64:/lib64:ro)
-echo '--- every GPU of every node'
-convoke run --nodes all --gpus all "${host[@]}" "$image" nvidia-smi -L
-echo '--- one GPU'
-convoke run --gpus 1 "${host[@]}" "$image" sh -c 'env | grep VISIBLE; ls /dev/nvidia[0-9]*'
-echo '--- none'
-if convoke run "${host[@]}" "$image" sh -c 'ls /dev/nvidia0 || nvidia-smi -L'; then
-  echo 'a job that reserved no GPU sees one' >&2
-  exit 1
-fi
+containers() {
+  coordinator || return
+  agent gpu-a
+  nodes 1 || return
+  timeout 20 convoke nodes
+  check "the list of nodes"
+  echo '--- every GPU of every node'
+  run --nodes all --gpus all -- nvidia-smi -L
+  check "every GPU"
+  echo '--- one GPU'
+  # shellcheck disable=SC2016  # the container's shell counts
+  run --gpus 1 -- sh -c 'env | grep VISIBLE; set -- /dev/nvidia[0-9]*; echo "$@"; test "$#" = 1 && test -e "$1"'
+  check "one GPU of one"
+  echo '--- none'
+  run -- sh -c '! ls /dev/nvidia0 && ! nvidia-smi -L'
+  check "no GPU where none is reserved"
+}
+
+run_sections containers containers

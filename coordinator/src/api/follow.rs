@@ -24,8 +24,8 @@ pub(super) fn logs(
 ) -> Response<Streaming<v1::StreamLogsResponse>> {
     let own = context.clone();
     let wrap = |lines| v1::StreamLogsResponse { lines };
-    let shared = feed.log.clone();
-    let follower = Follower { context: own, job, feed, shared, selection, kinds: &[StreamKind::Output] };
+    let shared = feed.log;
+    let follower = Follower { context: own, job, shared, selection, kinds: &[StreamKind::Output] };
     stream(context, move |outgoing| follower.run(outgoing, log_line, wrap))
 }
 
@@ -37,16 +37,15 @@ pub(super) fn metrics(
 ) -> Response<Streaming<v1::StreamMetricsResponse>> {
     let own = context.clone();
     let wrap = |records| v1::StreamMetricsResponse { records };
-    let shared = feed.metric.clone();
+    let shared = feed.metric;
     let kinds = &[StreamKind::Output, StreamKind::Metrics];
-    let follower = Follower { context: own, job, feed, shared, selection, kinds };
+    let follower = Follower { context: own, job, shared, selection, kinds };
     stream(context, move |outgoing| follower.run(outgoing, metric_record, wrap))
 }
 
 struct Follower {
     context: Context,
     job: JobId,
-    feed: Feed,
     /// The series that is read.
     shared: Arc<Shared>,
     selection: Selection,
@@ -124,11 +123,8 @@ impl Follower {
     }
 
     fn has_ended(&self, generation: u64, rank: u32, kind: StreamKind) -> bool {
-        let series = match kind {
-            StreamKind::Output => &self.feed.log,
-            StreamKind::Metrics => &self.feed.metric,
-        };
-        series.published().cursors.get(&StreamId { generation, rank, kind }).is_some_and(|c| c.ended)
+        let stream = StreamId { generation, rank, kind };
+        self.shared.published().cursors.get(&stream).is_some_and(|c| c.ended)
     }
 }
 

@@ -70,6 +70,21 @@ async fn metrics_in_the_output_are_lines_and_metrics_once_each_also_when_they_co
 }
 
 #[tokio::test]
+async fn who_follows_the_metrics_is_woken_by_the_end_of_the_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path());
+    let output = stream(StreamKind::Output, 1);
+    let feed = running.0.feed(&job()).await.unwrap();
+    let changes = feed.metric.changes();
+    let mut end = push(StreamKind::Output, 0, &["nothing to measure"]);
+    end.records.push(Record { entry: Entry::End, sequence: 1, ..end.records[0].clone() });
+    running.0.push(end).await.unwrap();
+    assert!(changes.has_changed().unwrap());
+    assert!(feed.metric.published().cursors[&output].ended);
+    stop(running).await;
+}
+
+#[tokio::test]
 async fn a_crash_between_metric_and_log_neither_loses_nor_doubles_anything() {
     let dir = tempfile::tempdir().unwrap();
     let running = start(dir.path());

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use convoke_model::JobId;
 use tokio::sync::{mpsc, oneshot};
 
-use super::record::{Cursor, Metric, Record, StreamId, StreamKind};
+use super::record::{Cursor, Entry, Metric, Record, StreamId, StreamKind};
 use super::series::{GENERATIONS_KEPT, Gaps, Limits, Series, Shared};
 use super::{Feed, Push, Stored, TelemetryError};
 use crate::Retention;
@@ -124,7 +124,9 @@ impl Writer {
         let oldest = oldest_kept(&series.log).max(oldest_kept(&series.metric));
         let records = records.into_iter().filter(|r| r.stream.generation >= oldest);
         let (metrics, output): (Vec<_>, Vec<_>) = records.partition(|r| r.stream.kind == StreamKind::Metrics);
-        let found = output.iter().filter(|r| Metric::of_record(r).is_some()).cloned().collect();
+        // With the output's end: who follows the metrics looks at one series, and is woken by it.
+        let kept = |r: &&Record| r.entry == Entry::End || Metric::of_record(r).is_some();
+        let found = output.iter().filter(kept).cloned().collect();
         series.metric.append(found, Gaps::Expected).map_err(failed)?;
         series.metric.append(metrics, Gaps::Marked).map_err(failed)?;
         series.log.append(output, Gaps::Marked).map_err(failed)?;

@@ -21,7 +21,7 @@ pub(super) const SUM: c_int = 0;
 #[derive(Clone, Copy)]
 pub(super) struct RawId(pub(super) UniqueId);
 
-/// `ncclConfig_t` of NCCL 2.17, which every later one takes.
+/// `ncclConfig_t` of NCCL 2.18 with the version of 2.17, from which on every one takes it.
 #[repr(C)]
 pub(super) struct Config {
     size: usize,
@@ -65,8 +65,8 @@ pub(super) struct Api {
     pub(super) comm_abort: unsafe extern "C" fn(RawComm) -> c_int,
     pub(super) all_reduce:
         unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, RawComm, *mut c_void) -> c_int,
-    get_error_string: unsafe extern "C" fn(c_int) -> *const c_char,
-    get_last_error: unsafe extern "C" fn(RawComm) -> *const c_char,
+    pub(super) get_error_string: unsafe extern "C" fn(c_int) -> *const c_char,
+    pub(super) get_last_error: unsafe extern "C" fn(RawComm) -> *const c_char,
 }
 
 impl Api {

@@ -26,10 +26,14 @@ use crate::device::cuda::library::LibraryError;
 const POLL: Duration = Duration::from_micros(200);
 /// How often the watchdog looks. A lost rank costs so much more time.
 const TICK: Duration = Duration::from_millis(50);
+/// How long the end of a communicator waits for its watchdog, which may be aborting it: that takes
+/// milliseconds, or does not end.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A communicator over all ranks, one GPU each.
 pub struct Nccl {
     shared: Arc<Shared>,
+    context: Arc<CudaContext>,
     watchdog: Option<JoinHandle<()>>,
     /// A collective that is queued, or waits for its turn, within this time is alive.
     timeout: Duration,
@@ -38,7 +42,6 @@ pub struct Nccl {
 
 struct Shared {
     api: Api,
-    context: Arc<CudaContext>,
     state: Mutex<State>,
     /// Wakes the watchdog to end.
     ended: Condvar,
@@ -108,15 +111,15 @@ impl Nccl {
         let begun = api.check(comm, code);
         let description = format!("NCCL {} ({})", api.version(), api.path.display());
         let state = State { comm, failure: None, alive: Instant::now(), closing: false };
-        let shared = Shared {
-            api,
+        let shared =
+            Shared { api, state: Mutex::new(state), ended: Condvar::new(), armed: AtomicBool::new(false) };
+        let mut nccl = Self {
+            shared: Arc::new(shared),
             context: Arc::clone(context),
-            state: Mutex::new(state),
-            ended: Condvar::new(),
-            armed: AtomicBool::new(false),
+            watchdog: None,
+            timeout: options.timeout,
+            description,
         };
-        let mut nccl =
-            Self { shared: Arc::new(shared), watchdog: None, timeout: options.timeout, description };
         // From here on Drop aborts what has begun.
         begun.map_err(failed)?;
         nccl.ready(deadline).map_err(|e| match e {
@@ -191,9 +194,12 @@ impl Nccl {
     }
 
     fn watch(&mut self) -> std::io::Result<()> {
-        let (shared, timeout) = (Arc::clone(&self.shared), self.timeout);
+        let (shared, context, timeout) = (Arc::clone(&self.shared), Arc::clone(&self.context), self.timeout);
         let thread = std::thread::Builder::new().name("nccl-watchdog".to_owned());
-        self.watchdog = Some(thread.spawn(move || shared.watch(timeout))?);
+        self.watchdog = Some(thread.spawn(move || {
+            bind(&context);
+            shared.watch(timeout);
+        })?);
         Ok(())
     }
 }
@@ -227,12 +233,14 @@ impl Shared {
         let mut state = self.lock();
         let failure = state.failure.get_or_insert(CollectiveError::Nccl { reason }).clone();
         let comm = std::mem::replace(&mut state.comm, std::ptr::null_mut());
+        // Not under the lock: it may wait until no graph holds the communicator's work any more, and whoever
+        // has the graph asks here whether to give it up.
+        drop(state);
         if !comm.is_null() {
-            let bound = self.context.bind_to_thread();
             // SAFETY: the only use of the handle from here on; nobody else has it any more.
             let code = unsafe { (self.api.comm_abort)(comm) };
-            if let (Err(error), _) = (&bound, code) {
-                tracing::warn!(%error, code, "aborting NCCL's communicator");
+            if let Err(error) = self.api.check(std::ptr::null_mut(), code) {
+                tracing::warn!(error, "aborting NCCL's communicator");
             }
         }
         failure
@@ -258,15 +266,32 @@ impl Shared {
 }
 
 impl Drop for Nccl {
-    /// Aborts, which unlike NCCL's own farewell waits for nobody; what was queued has long been waited
-    /// for where it mattered.
+    /// Aborts, which unlike NCCL's own farewell waits for no rank; what was queued has long been waited
+    /// for where it mattered. Graphs that hold its work must be gone.
+    #[expect(clippy::disallowed_methods, reason = "a thread cannot be joined with a deadline")]
     fn drop(&mut self) {
         self.shared.lock().closing = true;
         self.shared.ended.notify_all();
         if let Some(watchdog) = self.watchdog.take() {
-            // It ends within a tick, or an abort.
-            let _ = watchdog.join();
+            let deadline = Instant::now() + FAREWELL;
+            while !watchdog.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(POLL);
+            }
+            if !watchdog.is_finished() {
+                // It has what it needs, and ends with the process.
+                tracing::warn!(seconds = FAREWELL.as_secs(), "NCCL's communicator is still being aborted");
+            }
         }
+        bind(&self.context);
         self.shared.abort("closed".to_owned());
     }
 }
+
+fn bind(context: &CudaContext) {
+    if let Err(error) = context.bind_to_thread() {
+        tracing::warn!(%error, "choosing the GPU for NCCL");
+    }
+}
+
+#[cfg(test)]
+mod tests;
