@@ -33,6 +33,7 @@ pub(crate) fn desired_replica(
         node_count: node_rank + 1,
         goal: ReplicaGoal::Prepared,
         resume_from: None,
+        predecessors: Vec::new(),
     }
 }
 
@@ -54,5 +55,6 @@ pub(crate) fn rendezvous(replica: &DesiredReplica) -> Rendezvous {
         master_port: 19_999,
         world_size: replica.world_size,
         peers,
+        services: Vec::new(),
     }
 }

@@ -4,6 +4,7 @@ mod explain;
 mod hosts;
 mod image;
 mod inside;
+mod names;
 mod network;
 mod paths;
 mod prepare;

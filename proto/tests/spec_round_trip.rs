@@ -132,7 +132,7 @@ fn container() -> impl Strategy<Value = ContainerOptions> {
         grants(),
         grants(),
         btree_map(text(), condition, 0..3),
-        (of(text()), of(tree()), texts(), texts(), map(), texts()),
+        (of(text()), of(tree()), texts(), texts(), map(), texts(), texts()),
     );
     (names, lists, rest).prop_map(|(names, lists, rest)| ContainerOptions {
         container_name: names.0,
@@ -162,6 +162,7 @@ fn container() -> impl Strategy<Value = ContainerOptions> {
         group_add: rest.10.3,
         sysctls: rest.10.4,
         external_volumes: rest.10.5.into_iter().collect(),
+        aliases: rest.10.6,
     })
 }
 

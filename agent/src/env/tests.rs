@@ -54,6 +54,7 @@ impl Gang {
             node_count: u32::try_from(self.devices.len()).unwrap(),
             goal: ReplicaGoal::Prepared,
             resume_from: None,
+            predecessors: Vec::new(),
         }
     }
 
@@ -81,6 +82,7 @@ impl Gang {
             master_port: 62_000,
             world_size: self.replica(0).world_size,
             peers: self.tasks().into_iter().map(peer).collect(),
+            services: Vec::new(),
         }
     }
 

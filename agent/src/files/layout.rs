@@ -6,6 +6,7 @@ use std::time::Duration;
 use convoke_model::{Artifact, DesiredReplica, Generation, Progress, ReplicaKey};
 use tracing::info;
 
+use super::before::{self, Before};
 use super::cache::{FetchError, LayError, SINGLE, Supervisor, Tree};
 use super::laid::{Laid, Means, OwnCopy};
 use super::owner::Owner;
@@ -30,20 +31,25 @@ pub(super) struct Layout<'a> {
     owner: Owner,
     /// What earlier generations brought home, as far as this replica sees any of it.
     prior: Vec<Artifact>,
+    /// What the jobs before it left.
+    before: Vec<Before>,
     step: Step,
 }
 
 impl<'a> Layout<'a> {
     pub(super) fn new(files: &'a Files, desired: &'a DesiredReplica, image_user: &'a str) -> Self {
         let (key, user) = (desired.key(), desired.spec.container.user.as_deref().unwrap_or(image_user));
-        let (owner, prior, step) = (Owner::of(user), Vec::new(), files.progresses.begin(&key));
-        Self { files, desired, user, owner, prior, step, key }
+        let (owner, step) = (Owner::of(user), files.progresses.begin(&key));
+        Self { files, desired, user, owner, prior: Vec::new(), before: Vec::new(), step, key }
     }
 
     /// Makes the sources of every mount.
     pub(super) async fn make(mut self, plan: Plan) -> Result<Vec<HostMount>, Refusal> {
         if self.desired.generation > Generation(1) && plan.sources.iter().any(|source| source.writable) {
             self.prior = self.brought_home().await?;
+        }
+        if !plan.sources.is_empty() {
+            self.before = self.left_before().await?;
         }
         self.warn_of_other_owners(&plan);
         let mut trees = Vec::new();
@@ -80,13 +86,23 @@ impl<'a> Layout<'a> {
         Ok(artifacts)
     }
 
+    async fn left_before(&self) -> Result<Vec<Before>, Refusal> {
+        let found = before::all(&self.files.link, &self.files.cache, &self.desired.predecessors).await;
+        found.map_err(|error| {
+            let node = &self.files.node;
+            judged(&error, format!("node {node} cannot learn which files the jobs before it left: {error}"))
+        })
+    }
+
     /// What this generation finds at `source`, in the cache.
     async fn tree(&self, source: &Source) -> Result<Tree, FetchError> {
         let told = |done, total| self.tell(format!("fetches {}", source.name), done, total);
         let cache = &self.files.cache;
         let base = cache.fetch_for(&source.tree, self.owner, &told).await?;
+        let left = self.before.iter().flat_map(|before| before.left(&source.root, &base.manifest));
+        let left: Vec<Artifact> = left.collect();
         let is_its = |artifact: &&Artifact| source.writable && artifact.mount == source.name;
-        let back: Vec<&Artifact> = self.prior.iter().filter(is_its).collect();
+        let back: Vec<&Artifact> = left.iter().chain(self.prior.iter().filter(is_its)).collect();
         if back.is_empty() {
             return Ok(base);
         }

@@ -5,8 +5,8 @@
 //! brings it to this node, each blob once, and lays it out once for each owner ([`owner`]). Read-only
 //! mounts show that shared tree to every replica. A writable mount shows a private copy (`private`): an
 //! overlay on the shared tree where the agent may mount, else a copy. The copy is fresh for each
-//! generation: the submitter's files, and over them (`merge`) whatever earlier generations brought home,
-//! whichever node they ran on. So a job that is started again finds the `.pt` files that it left, and none
+//! generation: the submitter's files, and over them (`merge`) whatever the jobs that it waited for (`before`) and
+//! its own earlier generations brought home, whichever node they ran on. So a job that is started again finds the `.pt` files that it left, and none
 //! that nobody else would see.
 //!
 //! **Shared.** A mount may come with a marker instead of content: the submitter's directory is on a file system
@@ -33,6 +33,7 @@
 //! does not have any more. An agent that is not root can neither give files to a job's `user:` nor mount, and
 //! cannot delete what a root container leaves; run it as root where jobs run in containers.
 
+mod before;
 pub mod cache;
 pub mod collect;
 mod grants;

@@ -27,6 +27,8 @@ pub(super) struct Plan {
 pub(super) struct Source {
     /// As the job has it.
     pub(super) name: String,
+    /// Where the submitter has it.
+    pub(super) root: PathBuf,
     pub(super) tree: TreeRef,
     /// Some mount of it may be written to.
     pub(super) writable: bool,
@@ -56,7 +58,7 @@ impl Plan {
         let mut plan = Self::default();
         for mount in &spec.container.volumes {
             let from = match mount.kind {
-                MountKind::Bind => plan.bind(mount, node)?,
+                MountKind::Bind => plan.bind(spec, mount, node)?,
                 MountKind::Volume if mount.source.is_empty() => Origin::AnonymousVolume,
                 MountKind::Volume => Origin::Volume(mount.source.clone()),
                 MountKind::Tmpfs => {
@@ -87,13 +89,16 @@ impl Plan {
         shown.flat_map(below).collect()
     }
 
-    fn bind(&mut self, mount: &Mount, node: &NodeId) -> Result<Origin, Refusal> {
+    fn bind(&mut self, spec: &JobSpec, mount: &Mount, node: &NodeId) -> Result<Origin, Refusal> {
         let name = &mount.source;
         if let Some(marker) = &mount.shared {
             return Ok(Origin::Shared(marker.clone()));
         }
         match &mount.content {
-            Some(tree) => Ok(Origin::Source(self.source(name, tree, !mount.read_only))),
+            Some(tree) => {
+                let root = mount.submitted(&spec.project_dir).unwrap_or_default();
+                Ok(Origin::Source(self.source(name, root, tree, !mount.read_only)))
+            }
             None if Path::new(name).is_absolute() => Ok(Origin::Own(PathBuf::from(name))),
             None => Err(Refusal::for_good(format!(
                 "{name}, mounted at {}, did not come with the job to node {node}: it was submitted by a client \
@@ -104,12 +109,12 @@ impl Plan {
         }
     }
 
-    fn source(&mut self, name: &str, tree: &TreeRef, writable: bool) -> usize {
+    fn source(&mut self, name: &str, root: PathBuf, tree: &TreeRef, writable: bool) -> usize {
         if let Some(at) = self.sources.iter().position(|known| known.name == name && known.tree == *tree) {
             self.sources[at].writable |= writable;
             return at;
         }
-        self.sources.push(Source { name: name.to_owned(), tree: tree.clone(), writable });
+        self.sources.push(Source { name: name.to_owned(), root, tree: tree.clone(), writable });
         self.sources.len() - 1
     }
 }

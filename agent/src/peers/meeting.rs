@@ -134,7 +134,13 @@ mod tests {
             probe_port: None,
         });
         let master_addr = addresses[0].parse().unwrap();
-        Rendezvous { master_addr, master_port: 4000, world_size: 2, peers: peers.collect() }
+        Rendezvous {
+            master_addr,
+            master_port: 4000,
+            world_size: 2,
+            peers: peers.collect(),
+            services: Vec::new(),
+        }
     }
 
     fn socket(local: &str, remote: &str, state: TcpState) -> Socket {

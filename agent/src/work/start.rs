@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use convoke_model::{
-    ClusterId, DesiredReplica, DeviceId, DeviceKind, ExitStatus, Rank, RankLayout, Rendezvous, TaskExit,
+    ClusterId, ContainerOptions, DesiredReplica, DeviceId, DeviceKind, ExitStatus, Rank, RankLayout,
+    Rendezvous, TaskExit,
 };
 use tracing::{info, warn};
 
 use super::explain::{Ended, explain};
 use super::paths::{Inside, TaskPaths};
 use super::with_sources;
-use super::{hosts, network};
+use super::{hosts, names, network};
 use crate::blocking::blocking;
 use crate::clock::now;
 use crate::env::{Facts, task_environment};
@@ -116,7 +117,7 @@ async fn task_spec(host: &Host, start: &Start, rank: Rank) -> Result<TaskSpec, S
     let container = match inside {
         Some(inside) => {
             let mut container = container(host, start, inside, &paths, rank).await?;
-            let hosts = hosts::mount(host, desired, &key, &data, &container.mounts)
+            let hosts = hosts::mount(host, desired, &key, &data, &container)
                 .await
                 .map_err(|e| format!("cannot write the container's /etc/hosts: {e}"))?;
             container.mounts.extend(hosts);
@@ -160,7 +161,10 @@ async fn container(
         command: spec.command.clone(),
         working_dir: spec.working_dir.clone(),
         mounts: mounts.collect(),
-        options: spec.container.clone(),
+        options: ContainerOptions {
+            extra_hosts: names::extra_hosts(desired, &start.rendezvous),
+            ..spec.container.clone()
+        },
         limits: spec.limits.clone(),
         gpus: gpus(host, desired),
         gpu_injection: docker.reached().map_err(|e| e.to_string())?.info.gpu_injection,

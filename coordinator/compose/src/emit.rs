@@ -212,6 +212,9 @@ fn container(out: &mut Map<String, Json>, options: &ContainerOptions) {
     put(out, "depends_on", depends_on(options));
     put(out, "devices", options.devices.clone());
     put(out, "network_mode", options.network_mode.clone());
+    if !options.aliases.is_empty() {
+        put(out, "networks", json!({"default": {"aliases": options.aliases}}));
+    }
     put(out, "hostname", options.hostname.clone());
     put(out, "extra_hosts", options.extra_hosts.clone());
     put(out, "dns", options.dns.clone());

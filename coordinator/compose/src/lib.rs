@@ -18,6 +18,7 @@ mod name;
 mod networks;
 mod place;
 mod project;
+mod reach;
 mod report;
 mod service;
 mod sharing;

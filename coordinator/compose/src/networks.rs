@@ -1,7 +1,7 @@
-//! `networks`, at the top and below services: taken as written, and without effect.
+//! `networks`, at the top and below services: taken as written, and without effect but for the aliases.
 //!
-//! Who shares a network in a Compose file finds the others by name. Here a service finds those that it
-//! depends on, whatever their networks, so that the files of the guides run as they are.
+//! Who shares a network in a Compose file finds the others by name. Here all services of a project find each
+//! other, whatever their networks, so that the files of the guides run as they are.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::cursor::Cursor;
 use crate::report::Report;
 
 /// Why a network's definition changes nothing.
-const NO_EFFECT: &str = "has no effect: services find each other by name through depends_on, and gangs use the \
+const NO_EFFECT: &str = "has no effect: all services of a project find each other by name, and gangs use the \
                          hosts' networks";
 const ELSEWHERE: &str = "it is for the node's operator to make; name it with network_mode";
 
@@ -48,9 +48,14 @@ pub(crate) fn declared(root: &Cursor<'_>, report: &mut Report) -> BTreeSet<Strin
     names
 }
 
-/// Checks those of a service.
-pub(crate) fn of_service(service: &Cursor<'_>, declared: &BTreeSet<String>, report: &mut Report) {
-    let Some(networks) = service.get("networks") else { return };
+/// Checks those of a service; answers with its aliases in all of them.
+pub(crate) fn of_service(
+    service: &Cursor<'_>,
+    declared: &BTreeSet<String>,
+    report: &mut Report,
+) -> Vec<String> {
+    let mut aliases = Vec::new();
+    let Some(networks) = service.get("networks") else { return aliases };
     if let Some(mode) = service.get("network_mode") {
         mode.refuse(report, "a service has either network_mode or networks; remove one of the two");
     }
@@ -65,13 +70,16 @@ pub(crate) fn of_service(service: &Cursor<'_>, declared: &BTreeSet<String>, repo
             at.refuse(report, format!("no network \"{name}\" under the top-level networks"));
         }
         if networks.is_map() {
-            options(at, report);
+            aliases.extend(
+                options(at, report).into_iter().filter(|name| !aliases.contains(name)).collect::<Vec<_>>(),
+            );
         }
     }
     networks.note(report, NO_EFFECT);
+    aliases
 }
 
-fn options(at: &Cursor<'_>, report: &mut Report) {
+fn options(at: &Cursor<'_>, report: &mut Report) -> Vec<String> {
     at.only(
         report,
         &[
@@ -87,9 +95,10 @@ fn options(at: &Cursor<'_>, report: &mut Report) {
         ],
         &[],
     );
-    for key in ["aliases", "ipv4_address", "ipv6_address"] {
+    for key in ["ipv4_address", "ipv6_address"] {
         if let Some(at) = at.get(key) {
-            at.note(report, "has no effect: others reach this service by its own name");
+            at.note(report, "has no effect: others reach this service by its name, at its node's address");
         }
     }
+    at.get("aliases").map(|aliases| aliases.strings(report)).unwrap_or_default()
 }

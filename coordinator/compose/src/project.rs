@@ -14,7 +14,7 @@ use crate::merge::{merge, settle};
 use crate::report::{ComposeErrors, Note, Report};
 use crate::toplevel::{self, TopLevel};
 use crate::tree::{Node, Value};
-use crate::{envfile, name, service, sharing, yaml};
+use crate::{envfile, name, reach, service, sharing, yaml};
 
 /// What a load takes from the command line and the process.
 #[derive(Debug, Clone, Default)]
@@ -258,6 +258,9 @@ impl Loader<'_> {
         let services = services.filter_map(|(name, at)| service::read(&scope, name, at, &mut self.report));
         let (mut jobs, claims): (Vec<_>, Vec<_>) = services.map(|s| (s.job, s.claim)).unzip();
         sharing::settle(&mut jobs, claims.into_iter().flatten().collect(), &mut self.report);
+        let at = |job: &JobSpec| selected.iter().find(|(name, _)| *name == job.service).map(|(_, at)| at);
+        let placed = jobs.iter().filter_map(|job| Some(reach::Placed { at: at(job)?, job }));
+        reach::check(&placed.collect::<Vec<_>>(), &mut self.report);
         jobs
     }
 }

@@ -141,8 +141,10 @@ impl Draft<'_> {
             Phase::Queued(queued) => queued.after.clone(),
             _ => Vec::new(),
         };
+        let unended = self.state.jobs.values().filter(|job| !job.run.phase.is_final());
         let needed: BTreeSet<JobId> = (self.state.pinned().into_iter().map(|c| c.job.clone()))
             .chain(self.state.jobs.values().flat_map(|job| awaited(job)))
+            .chain(unended.flat_map(|job| job.run.files_of.iter().map(|left| left.job.clone())))
             .collect();
         ended.retain(|job| !needed.contains(&job.id));
         ended.sort_by_key(|job| (job.run.finished, job.order));

@@ -8,6 +8,7 @@ use convoke_model::{DependsCondition, Generation, Health, JobState, NodeState, T
 use crate::Job;
 use crate::draft::Draft;
 use crate::gang::Member;
+use crate::project::leaves_files;
 
 /// Whether what a job depends on is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,11 +37,7 @@ impl Draft<'_> {
     }
 
     fn dependency(&self, job: &Job, service: &str, condition: DependsCondition) -> Dependencies {
-        let of_service = |other: &&Job| {
-            other.id != job.id && other.spec.project == job.spec.project && other.spec.service == service
-        };
-        let jobs = self.state.jobs.values().map(|other| &**other);
-        let Some(other) = jobs.filter(of_service).max_by_key(|other| other.order) else {
+        let Some(other) = self.service_of(job, service) else {
             return Dependencies::Waiting(format!(
                 "waits for service {service}, which is not submitted; see: convoke up {service}"
             ));
@@ -49,6 +46,11 @@ impl Draft<'_> {
         let state = other.run.phase.state();
         let waits = |what: &str| Dependencies::Waiting(format!("waits for job \"{name}\" to {what}"));
         match (condition, state) {
+            (DependsCondition::CompletedSuccessfully, JobState::Succeeded)
+                if self.state.is_returning_files(other) && leaves_files(other, job) =>
+            {
+                waits("bring back its files")
+            }
             (DependsCondition::Started, JobState::Running | JobState::Succeeded)
             | (DependsCondition::CompletedSuccessfully, JobState::Succeeded) => Dependencies::Met,
             (DependsCondition::Healthy, JobState::Running) => health(&self.members(other), name.as_str()),

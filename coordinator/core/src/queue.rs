@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use convoke_model::{
-    Condition, DeviceId, DeviceKind, EventLevel, JobId, JobName, NodeId, NodeState, Placement,
+    Condition, DeviceId, DeviceKind, EventLevel, Generation, JobId, JobName, NodeId, NodeState, Placement,
 };
 
 use crate::depends::Dependencies;
@@ -154,7 +154,13 @@ impl Draft<'_> {
             .collect();
         let from =
             resume_from.as_ref().map_or(String::new(), |c| format!(", from checkpoint step {}", c.step));
+        let job = self.job(id);
+        let files_of = match job.run.generation {
+            Generation(0) => self.files_of(job),
+            _ => job.run.files_of.clone(),
+        };
         self.edit(id, |run| {
+            run.files_of = files_of;
             run.generation = run.generation.next();
             run.gang = Some(Gang { placement, resume_from, tasks: Vec::new() });
             run.phase = Phase::Starting(Starting { deadline, stage: Stage::Preparing });
@@ -231,9 +237,21 @@ impl Draft<'_> {
         candidates.iter().cloned().map(|c| Candidate { held: stuck(&c.info.id), ..c }).collect()
     }
 
-    /// Where the spec would go now, as the last in the queue of its priority.
-    pub(crate) fn plan(&self, spec: &convoke_model::JobSpec) -> Result<Placement, String> {
-        place::place(spec, &self.candidates(&self.holds(), &[]))
+    /// Where the spec would go now, as the last in the queue of its priority and after those `before` it.
+    pub(crate) fn plan(
+        &self,
+        spec: &convoke_model::JobSpec,
+        before: &[convoke_model::JobSpec],
+    ) -> Result<Placement, String> {
+        let mut candidates = self.candidates(&self.holds(), &[]);
+        for other in before {
+            let Ok(placement) = place::place(other, &candidates) else { continue };
+            for replica in placement.replicas {
+                let node = candidates.iter_mut().find(|candidate| candidate.info.id == replica.node);
+                node.into_iter().for_each(|node| node.held.extend(replica.devices.iter().cloned()));
+            }
+        }
+        place::place(spec, &candidates)
     }
 
     /// Why the registered nodes could not hold it even idle. Nodes that are lost count: whether a

@@ -33,7 +33,7 @@ pub(crate) fn rendezvous(job: &Job, members: &[Member<'_>]) -> Result<Rendezvous
     }
     let (master_addr, master_port) = master.expect("a gang has at least one replica");
     let world_size = members.iter().map(|m| m.placement.local_world).sum();
-    Ok(Rendezvous { master_addr, master_port, world_size, peers })
+    Ok(Rendezvous { master_addr, master_port, world_size, peers, services: Vec::new() })
 }
 
 /// The first rank of each task of a replica.

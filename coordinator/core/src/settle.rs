@@ -68,6 +68,8 @@ impl Draft<'_> {
             "every replica is ready; rendezvous at {}:{}",
             rendezvous.master_addr, rendezvous.master_port
         );
+        let services = self.services(self.job(id));
+        let rendezvous = Rendezvous { services, ..rendezvous };
         let stage = Stage::Released(Release { rendezvous, revision: self.next_revision() });
         self.edit(id, |run| run.phase = Phase::Starting(Starting { deadline, stage }));
         self.touch_gang(id);

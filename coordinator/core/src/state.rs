@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use convoke_model::{
-    AgentInstance, Checkpoint, CheckpointRef, CheckpointState, ClusterId, DeviceId, Epoch, Failure,
-    Generation, GroupName, IdempotencyKey, JobId, JobSpec, NodeId, NodeInfo, ObservedState, ObservedTask,
-    Placement, ReplicaKey, Revision, Timestamp,
+    AgentInstance, Checkpoint, CheckpointRef, CheckpointState, ClusterId, Condition, DeviceId, Epoch,
+    Failure, Generation, GroupName, IdempotencyKey, JobId, JobSpec, NodeId, NodeInfo, ObservedState,
+    ObservedTask, Placement, ReplicaKey, Revision, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,17 @@ pub struct JobRun {
     pub ran_ms: u64,
     pub finished: Option<Timestamp>,
     pub last_failure: Option<FailedGeneration>,
+    /// Whose files it starts with, settled at its first start.
+    #[serde(default)]
+    pub files_of: Vec<FilesOf>,
+}
+
+/// A job that leaves its files to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesOf {
+    pub job: JobId,
+    /// It had ended when the other one was submitted.
+    pub ended_before: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +124,17 @@ pub struct Gang {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UniqueId(#[serde(with = "hex::serde")] pub [u8; 128]);
+
+impl State {
+    /// True while a node that is not lost says that it is still sending files of the job's last generation: those
+    /// that follow may leave, and the agent gives them up in the end.
+    pub fn is_returning_files(&self, job: &Job) -> bool {
+        let nodes = self.nodes.values().filter(|node| node.lost.is_none());
+        let replicas = nodes.flat_map(|node| &node.observed.replicas);
+        let mut own = replicas.filter(|r| r.key.job == job.id && r.key.generation == job.run.generation);
+        own.any(|replica| replica.conditions.iter().any(|c| c.name == Condition::RETURNING_FILES))
+    }
+}
 
 impl Job {
     /// The newest checkpoint that every expected rank has stored.

@@ -178,5 +178,6 @@ fn fresh_run(queued: Queued) -> JobRun {
         ran_ms: 0,
         finished: None,
         last_failure: None,
+        files_of: Vec::new(),
     }
 }

@@ -10,7 +10,9 @@ use convoke_model::{
 
 use crate::rendezvous::task_ranks;
 use crate::settle::is_current;
-use crate::{Core, Denied, FailedGeneration, Job, Node, Phase, Stage, UniqueId, checkpoints};
+use crate::{
+    Core, Denied, FailedGeneration, Job, MAX_ACTIVE_JOBS, Node, Phase, Stage, State, UniqueId, checkpoints,
+};
 
 /// A job as clients see it.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,7 +85,8 @@ impl Core {
     pub fn desired(&self, node: &NodeId) -> Option<DesiredState> {
         let cluster = self.state.cluster.clone()?;
         let registered = self.state.nodes.contains_key(node);
-        let replicas = self.state.jobs.values().filter_map(|job| desired_replica(job, node)).collect();
+        let replicas =
+            self.state.jobs.values().filter_map(|job| desired_replica(&self.state, job, node)).collect();
         let (epoch, revision) = (self.state.epoch, self.state.revision);
         registered.then_some(DesiredState { cluster, epoch, revision, replicas })
     }
@@ -137,11 +140,15 @@ impl Core {
         self.state.nodes.values().map(|node| self.view_node(node, now)).collect()
     }
 
-    /// Where a job would be placed now, or why not.
-    pub fn plan(&self, now: Timestamp, spec: &JobSpec) -> Result<Plan, Denied> {
+    /// Where a job would be placed now, or why not, if those `before` it were submitted first.
+    pub fn plan(&self, now: Timestamp, spec: &JobSpec, before: &[JobSpec]) -> Result<Plan, Denied> {
         crate::submit::validate(spec)?;
+        before.iter().try_for_each(crate::submit::validate)?;
+        if before.len() >= MAX_ACTIVE_JOBS {
+            return Err(Denied::TooManyJobs);
+        }
         let draft = self.draft(now);
-        Ok(Plan { placement: draft.plan(spec), never_fits: draft.never_fits(spec).is_some() })
+        Ok(Plan { placement: draft.plan(spec, before), never_fits: draft.never_fits(spec).is_some() })
     }
 
     /// Nodes that could hold a replica of the job if they were idle, by name; not those that are lost.
@@ -265,7 +272,7 @@ fn first_of_ranks(replica: &ReplicaPlacement) -> Option<Rank> {
     of_devices.then_some(replica.first_rank)
 }
 
-fn desired_replica(job: &Job, node: &NodeId) -> Option<DesiredReplica> {
+fn desired_replica(state: &State, job: &Job, node: &NodeId) -> Option<DesiredReplica> {
     let goal = match &job.run.phase {
         Phase::Starting(starting) => match &starting.stage {
             Stage::Preparing => ReplicaGoal::Prepared,
@@ -286,5 +293,6 @@ fn desired_replica(job: &Job, node: &NodeId) -> Option<DesiredReplica> {
         node_count: u32::try_from(gang.placement.replicas.len()).expect("at most MAX_REPLICAS"),
         goal,
         resume_from: gang.resume_from.clone(),
+        predecessors: state.predecessors(job),
     })
 }

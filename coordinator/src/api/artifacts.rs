@@ -1,7 +1,7 @@
 //! `ReportArtifacts` and `StreamArtifacts`: files that came back from a job.
 
-use convoke_core::{Core, Denied, Job};
-use convoke_model::{Artifact, Condition, Generation, JobId, NodeId};
+use convoke_core::{Core, Denied};
+use convoke_model::{Artifact, Generation, JobId, NodeId};
 use convoke_proto::v1;
 use prost::Message as _;
 use tonic::{Response, Status};
@@ -149,7 +149,7 @@ fn ahead(core: &Core, job: &JobId) -> Ahead {
     if !found.run.phase.is_final() {
         return Ahead::Everything;
     }
-    if on_the_way(core, found) {
+    if core.state().is_returning_files(found) {
         return Ahead::OnTheWay;
     }
     let mut ghosts = core.state().nodes.values().flat_map(|node| &node.ghosts).map(|ghost| &ghost.key);
@@ -157,15 +157,6 @@ fn ahead(core: &Core, job: &JobId) -> Ahead {
         true => Ahead::LastItems,
         false => Ahead::Nothing,
     }
-}
-
-/// True while a node that is not lost says that it is still sending files of the job's last generation: those that
-/// follow may leave, and the agent gives them up in the end.
-fn on_the_way(core: &Core, job: &Job) -> bool {
-    let nodes = core.state().nodes.values().filter(|node| node.lost.is_none());
-    let replicas = nodes.flat_map(|node| &node.observed.replicas);
-    let mut own = replicas.filter(|r| r.key.job == job.id && r.key.generation == job.run.generation);
-    own.any(|replica| replica.conditions.iter().any(|c| c.name == Condition::RETURNING_FILES))
 }
 
 async fn send(

@@ -53,8 +53,11 @@ impl Context {
         Ok(v1::SubmitJobResponse { job: Some(self.job(&id).await?), already_submitted })
     }
 
-    async fn plan(&self, spec: JobSpec) -> Result<v1::PlanJobResponse, Status> {
-        let plan = self.owner.read(move |core, now| core.plan(now, &spec)).await?;
+    async fn plan(&self, request: v1::PlanJobRequest) -> Result<v1::PlanJobResponse, Status> {
+        let spec = spec(request.spec)?;
+        let before = request.before.into_iter().map(JobSpec::try_from).collect::<Result<Vec<_>, _>>();
+        let before = before.map_err(refuse::invalid)?;
+        let plan = self.owner.read(move |core, now| core.plan(now, &spec, &before)).await?;
         let plan = plan.map_err(crate::owner::Refused::Denied)?;
         Ok(match plan.placement {
             Ok(placement) => v1::PlanJobResponse {
@@ -108,7 +111,7 @@ impl JobService for Context {
         &self,
         request: Request<v1::PlanJobRequest>,
     ) -> Result<Response<v1::PlanJobResponse>, Status> {
-        self.plan(spec(request.into_inner().spec)?).await.map(Response::new)
+        self.plan(request.into_inner()).await.map(Response::new)
     }
 
     async fn list_jobs(

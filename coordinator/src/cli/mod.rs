@@ -20,6 +20,7 @@ mod logs;
 mod metrics;
 mod names;
 mod nodes;
+mod order;
 mod output;
 mod project;
 mod ps;

@@ -101,7 +101,7 @@ impl Scope {
 }
 
 /// A project's jobs, newest first.
-async fn of_project(link: &Link, project: &str) -> Result<Vec<v1::Job>, Failure> {
+pub(super) async fn of_project(link: &Link, project: &str) -> Result<Vec<v1::Job>, Failure> {
     let request = v1::ListJobsRequest { all: true, project: project.to_owned() };
     Ok(link.call(request, |mut c, r| async move { c.jobs.list_jobs(r).await }).await?.jobs)
 }

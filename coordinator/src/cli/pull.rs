@@ -12,7 +12,7 @@ use super::attach::Screen;
 use super::failure::{Failure, exit};
 use super::follow::Follow;
 use super::link::Link;
-use super::names::Within;
+use super::names::{Within, of_project};
 use super::output;
 use super::receive::{self, Artifacts, Back, Places, Receiver};
 use super::ship::Sent;
@@ -66,7 +66,8 @@ impl Pull {
             return Ok(());
         }
         let sent = self.sent(&link, &job).await?;
-        let receiver = Receiver::new(&link, &screen, &job, places, sent);
+        let earlier = earlier(&link, &job).await?;
+        let receiver = Receiver::new(&link, &screen, &job, (places, sent), &earlier);
         let back = self.bring(&link, &screen, &job, receiver).await?;
         if context.format.is_json() {
             output::record(&object!({ "pulled": back.json() }))?;
@@ -143,4 +144,11 @@ fn summary(job: &str, back: &Back) -> String {
         Some(summary) => format!("{summary}{unchanged}"),
         None => format!("nothing new came back from {job}{unchanged}"),
     }
+}
+
+/// The jobs of its project that were submitted before it.
+async fn earlier(link: &Link, job: &v1::Job) -> Result<Vec<String>, Failure> {
+    let project = job.spec.as_ref().map(|spec| spec.project.as_str()).unwrap_or_default();
+    let jobs = of_project(link, project).await?.into_iter().map(|job| job.id);
+    Ok(jobs.skip_while(|id| *id != job.id).skip(1).collect())
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::attach::{self, Screen};
 use super::failure::{Failure, exit};
 use super::link::Link;
+use super::order::in_order;
 use super::receive::{self, Places};
 use super::ship::{self, Sent, ShipArgs, Shipping};
 use super::signals::{Interrupt, Interrupts};
@@ -68,8 +69,7 @@ impl Submit {
         mut jobs: Vec<JobSpec>,
     ) -> Result<(), Failure> {
         let Session { link, screen, mut interrupts } = session;
-        // What waits for nobody goes first: fewer jobs are told of a service that is not there yet.
-        jobs.sort_by_key(|job| !job.container.depends_on.is_empty());
+        jobs = in_order(jobs);
         let mut progress = Progress::default();
         let interrupt = tokio::select! {
             submitted = Box::pin(self.submit(&link, &screen, &mut jobs, &mut progress)) => {
@@ -98,7 +98,7 @@ impl Submit {
     /// What a submit would refuse is refused before anything is shipped.
     async fn check_first(&self, link: &Link, jobs: &[JobSpec]) -> Result<(), Failure> {
         for job in jobs {
-            let plan = planned(link, job).await?;
+            let plan = planned(link, job, &[]).await?;
             if plan.never_fits && !self.wait_for_nodes {
                 let message = format!("{} fits on no set of registered nodes: {}", job.name, plan.reason);
                 return Err(refused(Failure::new(exit::REFUSED, "NEVER_FITS", message), "", &[]));
@@ -283,8 +283,14 @@ pub(crate) fn refused(mut failure: Failure, name: &str, accepted: &[v1::Job]) ->
     failure
 }
 
-pub(crate) async fn planned(link: &Link, job: &JobSpec) -> Result<v1::PlanJobResponse, Failure> {
-    let request = v1::PlanJobRequest { spec: Some(job.clone().into()) };
+/// Where a job would go now, if those `before` it had been placed.
+pub(crate) async fn planned(
+    link: &Link,
+    job: &JobSpec,
+    before: &[&JobSpec],
+) -> Result<v1::PlanJobResponse, Failure> {
+    let before = before.iter().map(|&job| job.clone().into()).collect();
+    let request = v1::PlanJobRequest { spec: Some(job.clone().into()), before };
     link.call(request, |mut c, r| async move { c.jobs.plan_job(r).await }).await
 }
 

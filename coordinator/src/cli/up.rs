@@ -7,6 +7,7 @@ use serde_json::json as object;
 use super::args::Compose;
 use super::failure::{Failure, exit};
 use super::json::json;
+use super::order::{beside, in_order};
 use super::project::{self, Selection};
 use super::ship::Shipping;
 use super::submit::{Session, Submit, planned, refused};
@@ -71,6 +72,7 @@ impl Up {
         ship::name_builds(&mut jobs);
         let session = Session::open(context, self.submit.detach || self.dry_run).await?;
         if self.dry_run {
+            let jobs = in_order(jobs);
             let Session { link, screen, .. } = &session;
             let shipping = Shipping { link, screen, args: &self.submit.ship };
             let planned = Box::pin(plan(context, &shipping, &jobs, self.submit.wait_for_nodes));
@@ -96,7 +98,7 @@ impl Up {
     }
 }
 
-/// `--dry-run`: where each job would go, and what would travel.
+/// `--dry-run`: where each job would go once those before it have their places, and what would travel.
 async fn plan(
     context: &Context,
     shipping: &Shipping<'_>,
@@ -105,8 +107,8 @@ async fn plan(
 ) -> Result<(), Failure> {
     let mut plans = Vec::new();
     let mut never = None;
-    for job in jobs {
-        let plan = planned(shipping.link, job).await?;
+    for (n, job) in jobs.iter().enumerate() {
+        let plan = planned(shipping.link, job, &beside(&jobs[..n], job)).await?;
         if plan.never_fits && never.is_none() {
             let message = format!("{} fits on no set of registered nodes", job.name);
             never = Some(Failure::new(exit::REFUSED, "NEVER_FITS", message));

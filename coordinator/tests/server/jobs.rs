@@ -74,7 +74,7 @@ async fn a_stopped_job_is_listed_only_when_all_are_asked_for() {
 async fn a_plan_says_where_or_why_not() {
     let coordinator = Coordinator::start().await;
     let plan = async |replicas| {
-        let mut request = v1::PlanJobRequest { spec: submission("a", "k").spec };
+        let mut request = v1::PlanJobRequest { spec: submission("a", "k").spec, before: Vec::new() };
         request.spec.as_mut().unwrap().replicas = replicas;
         coordinator.jobs().plan_job(request).await.unwrap().into_inner()
     };

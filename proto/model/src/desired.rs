@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CheckpointRef, ClusterId, Epoch, Generation, JobId, JobSpec, NodeRank, Rendezvous, ReplicaPlacement,
-    Revision,
+    CheckpointRef, ClusterId, Collect, Epoch, Generation, JobId, JobSpec, Mount, NodeRank, Rendezvous,
+    ReplicaPlacement, Revision,
 };
 
 /// The complete desired state of one node. A replica that is absent is to be stopped and forgotten,
@@ -30,6 +30,23 @@ pub struct DesiredReplica {
     pub goal: ReplicaGoal,
     /// The checkpoint that this generation starts from.
     pub resume_from: Option<CheckpointRef>,
+    /// Whose files lie over what was submitted, where their mounts meet this job's; one after those that it
+    /// waited for itself.
+    #[serde(default)]
+    pub predecessors: Vec<Predecessor>,
+}
+
+/// A job that this one waited for before its first start: what it brought home is there for this one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Predecessor {
+    pub job: JobId,
+    /// The submitter's directory that the sources of its mounts are relative to.
+    pub project_dir: String,
+    pub collect: Collect,
+    /// Those that it could write to and whose content travels.
+    pub volumes: Vec<Mount>,
+    /// It had ended when this job was submitted: what the submitter changed between the two submits wins.
+    pub ended_before: bool,
 }
 
 /// How far a replica should be. Only ever moves down this list.

@@ -8,6 +8,7 @@
 
 mod artifact;
 mod checkpoint;
+mod container;
 mod desired;
 mod event;
 mod explanation;
@@ -24,6 +25,7 @@ mod tree;
 
 pub use artifact::*;
 pub use checkpoint::*;
+pub use container::*;
 pub use desired::*;
 pub use event::*;
 pub use explanation::*;

@@ -69,6 +69,17 @@ pub struct Rendezvous {
     pub world_size: u32,
     /// One per task of the gang, in rank order.
     pub peers: Vec<Peer>,
+    /// Where the other services of the project were when this generation was released; each name once.
+    #[serde(default)]
+    pub services: Vec<NamedAddress>,
+}
+
+/// A name, and the address of the node of node rank 0 of the service that has it. A loopback address is the
+/// node's that looks, whose containers may have networks of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedAddress {
+    pub name: String,
+    pub address: IpAddr,
 }
 
 /// One task of the gang, as the others see it.

@@ -1,11 +1,11 @@
 //! What a user asks for: one service of a Compose file, as a job specification.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{JobName, Marker, TreeRef};
+use crate::{ContainerOptions, JobName, TreeRef};
 
 /// The largest gang that a spec may ask for; a larger number is taken for a mistake.
 pub const MAX_REPLICAS: u32 = 100_000;
@@ -187,124 +187,6 @@ pub enum ConstraintSubject {
     /// The node's name in the cluster.
     Id,
     Label(String),
-}
-
-/// The keys that only mean something to a container runtime. The process runtime ignores them;
-/// the Compose reader notes that.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct ContainerOptions {
-    pub container_name: Option<String>,
-    /// A `build` section, as JSON in Compose's long form; the submitter's Docker builds it.
-    pub build: Option<String>,
-    pub volumes: Vec<Mount>,
-    pub tmpfs: Vec<String>,
-    /// Bytes.
-    pub shm_size: Option<u64>,
-    pub ipc: Option<String>,
-    pub ulimits: BTreeMap<String, Ulimit>,
-    pub user: Option<String>,
-    pub init: Option<bool>,
-    pub cap_add: Vec<String>,
-    pub labels: BTreeMap<String, String>,
-    pub ports: Vec<PortMapping>,
-    pub expose: Vec<String>,
-    pub healthcheck: Option<Healthcheck>,
-    pub secrets: Vec<FileGrant>,
-    pub configs: Vec<FileGrant>,
-    pub depends_on: BTreeMap<String, DependsCondition>,
-    pub devices: Vec<String>,
-    pub network_mode: Option<String>,
-    pub hostname: Option<String>,
-    pub extra_hosts: Vec<String>,
-    /// Addresses of name servers.
-    #[serde(default)]
-    pub dns: Vec<String>,
-    /// Groups, by name or number, that its processes are in beside their own.
-    #[serde(default)]
-    pub group_add: Vec<String>,
-    #[serde(default)]
-    pub sysctls: BTreeMap<String, String>,
-    /// Named volumes that a node must have already: its engine makes none of them.
-    #[serde(default)]
-    pub external_volumes: BTreeSet<String>,
-    /// The registry's manifest that `image` meant at submit (`sha256:…`): every node runs these bits.
-    #[serde(default)]
-    pub image_digest: Option<String>,
-    /// The image itself, as `docker save` unpacks, where no registry has it.
-    #[serde(default)]
-    pub image_content: Option<TreeRef>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mount {
-    pub kind: MountKind,
-    /// Host path, volume name, or empty (anonymous volume, tmpfs).
-    pub source: String,
-    pub target: String,
-    pub read_only: bool,
-    /// What the submitter's directory (a bind with a relative source) held at submit; the nodes lay it
-    /// out. `None` for what is the node's own.
-    #[serde(default)]
-    pub content: Option<TreeRef>,
-    /// Instead of content: the nodes see the submitter's directory by themselves, where this marker lies.
-    #[serde(default)]
-    pub shared: Option<Marker>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MountKind {
-    Bind,
-    Volume,
-    Tmpfs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ulimit {
-    /// -1 is unlimited.
-    pub soft: i64,
-    /// -1 is unlimited.
-    pub hard: i64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortMapping {
-    pub host_ip: Option<String>,
-    /// A port or a range (`8000-8010`); `None` lets the engine choose.
-    pub published: Option<String>,
-    pub target: u16,
-    /// `tcp` or `udp`.
-    pub protocol: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Healthcheck {
-    /// As Docker's API takes it: `["CMD", …]`, `["CMD-SHELL", …]` or `["NONE"]`.
-    pub test: Vec<String>,
-    pub interval: Option<Duration>,
-    pub timeout: Option<Duration>,
-    pub start_period: Option<Duration>,
-    pub retries: Option<u32>,
-}
-
-/// A secret or config given to the service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileGrant {
-    pub source: String,
-    /// The submitter's file.
-    pub file: Option<String>,
-    pub target: Option<String>,
-    /// What the file held at submit.
-    #[serde(default)]
-    pub content: Option<TreeRef>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DependsCondition {
-    Started,
-    Healthy,
-    CompletedSuccessfully,
 }
 
 /// Why a spec cannot be accepted whatever the cluster.

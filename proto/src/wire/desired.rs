@@ -1,8 +1,9 @@
 //! What the coordinator tells an agent.
 
-use convoke_model::{DesiredReplica, DesiredState, Epoch, Generation, ReplicaGoal, Revision};
+use convoke_model::{DesiredReplica, DesiredState, Epoch, Generation, Predecessor, ReplicaGoal, Revision};
 
-use super::{InvalidMessage, all, id, required};
+use super::spec::collect;
+use super::{InvalidMessage, all, choice, id, required};
 use crate::v1;
 use crate::v1::desired_replica::Goal;
 
@@ -44,6 +45,7 @@ impl From<DesiredReplica> for v1::DesiredReplica {
                 ReplicaGoal::Stopped { grace_ms } => Goal::Stopped(v1::GoalStopped { grace_ms }),
             }),
             resume_from: replica.resume_from.map(Into::into),
+            predecessors: replica.predecessors.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -64,6 +66,32 @@ impl TryFrom<v1::DesiredReplica> for DesiredReplica {
                 Goal::Stopped(stopped) => ReplicaGoal::Stopped { grace_ms: stopped.grace_ms },
             },
             resume_from: wire.resume_from.map(TryInto::try_into).transpose()?,
+            predecessors: all(wire.predecessors)?,
+        })
+    }
+}
+
+impl From<Predecessor> for v1::Predecessor {
+    fn from(predecessor: Predecessor) -> Self {
+        Self {
+            job_id: predecessor.job.into(),
+            project_dir: predecessor.project_dir,
+            collect: v1::Collect::from(predecessor.collect).into(),
+            volumes: predecessor.volumes.into_iter().map(Into::into).collect(),
+            ended_before: predecessor.ended_before,
+        }
+    }
+}
+
+impl TryFrom<v1::Predecessor> for Predecessor {
+    type Error = InvalidMessage;
+    fn try_from(wire: v1::Predecessor) -> Result<Self, InvalidMessage> {
+        Ok(Self {
+            job: id(&wire.job_id, "predecessor.job_id")?,
+            project_dir: wire.project_dir,
+            collect: choice(wire.collect, "predecessor.collect", collect)?,
+            volumes: all(wire.volumes)?,
+            ended_before: wire.ended_before,
         })
     }
 }

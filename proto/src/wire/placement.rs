@@ -1,8 +1,8 @@
 //! Placement and rendezvous.
 
-use convoke_model::{NodeRank, Peer, Rank, Rendezvous, ReplicaPlacement};
+use convoke_model::{NamedAddress, NodeRank, Peer, Rank, Rendezvous, ReplicaPlacement, is_host_name};
 
-use super::{InvalidMessage, address, all, id, optional_port, port};
+use super::{InvalidMessage, address, all, id, invalid, optional_port, port};
 use crate::v1;
 
 impl From<ReplicaPlacement> for v1::Replica {
@@ -40,6 +40,7 @@ impl From<Rendezvous> for v1::Rendezvous {
             master_port: rendezvous.master_port.into(),
             world_size: rendezvous.world_size,
             peers: rendezvous.peers.into_iter().map(Into::into).collect(),
+            services: rendezvous.services.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -52,7 +53,24 @@ impl TryFrom<v1::Rendezvous> for Rendezvous {
             master_port: port(wire.master_port, "rendezvous.master_port")?,
             world_size: wire.world_size,
             peers: all(wire.peers)?,
+            services: all(wire.services)?,
         })
+    }
+}
+
+impl From<NamedAddress> for v1::NamedAddress {
+    fn from(named: NamedAddress) -> Self {
+        Self { name: named.name, address: named.address.to_string() }
+    }
+}
+
+impl TryFrom<v1::NamedAddress> for NamedAddress {
+    type Error = InvalidMessage;
+    fn try_from(wire: v1::NamedAddress) -> Result<Self, InvalidMessage> {
+        if !is_host_name(&wire.name) {
+            return Err(invalid("services.name", format!("\"{}\" cannot be the name of a host", wire.name)));
+        }
+        Ok(Self { address: address(&wire.address, "services.address")?, name: wire.name })
     }
 }
 

@@ -129,7 +129,7 @@ impl From<Collect> for v1::Collect {
     }
 }
 
-fn collect(wire: v1::Collect) -> Option<Collect> {
+pub(super) fn collect(wire: v1::Collect) -> Option<Collect> {
     match wire {
         v1::Collect::Unspecified => None,
         v1::Collect::NodeRankZero => Some(Collect::NodeRankZero),

@@ -45,6 +45,7 @@ impl From<ContainerOptions> for v1::ContainerOptions {
             external_volumes: options.external_volumes.into_iter().collect(),
             image_digest: options.image_digest,
             image_content: options.image_content.map(Into::into),
+            aliases: options.aliases,
         }
     }
 }
@@ -92,6 +93,7 @@ impl TryFrom<v1::ContainerOptions> for ContainerOptions {
             external_volumes: wire.external_volumes.into_iter().collect(),
             image_digest: wire.image_digest,
             image_content: tree(wire.image_content)?,
+            aliases: wire.aliases,
         })
     }
 }

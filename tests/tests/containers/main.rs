@@ -10,6 +10,7 @@ mod namespaces;
 mod networks;
 mod refusals;
 mod restarts;
+mod services;
 mod shares;
 mod slow_links;
 mod stops;
@@ -67,6 +68,11 @@ fn main() -> ExitCode {
             a_service_waits_until_the_one_it_depends_on_is_healthy,
             a_service_with_a_build_section_runs_what_was_built,
             the_tasks_of_a_replica_share_memory;
+        services on Base:
+            a_container_in_a_network_of_its_own_reaches_a_service_by_its_name,
+            a_consumer_starts_from_what_its_producer_left_and_what_it_changes_takes_its_place;
+        services on Engines:
+            a_service_on_another_node_is_reached_by_its_names_and_the_user_s_own_hosts_win;
         disks on Mounts:
             a_coordinator_whose_disk_is_full_takes_nothing_and_works_once_it_has_space,
             files_that_a_full_coordinator_does_not_take_stay_on_their_node_until_it_does;

@@ -94,6 +94,32 @@ async fn people_get_tables_and_sentences() {
 }
 
 #[tokio::test]
+async fn a_dry_run_leaves_each_service_the_places_of_those_before_it_that_still_run() {
+    let cluster = LocalCluster::start(&[1, 1]).await;
+    let after = |condition: &str| format!("depends_on: {{first: {{condition: {condition}}}}}");
+    let service = |name: &str, keys: &str| format!("  {name}:\n    command: \"true\"\n    {keys}\n");
+    let services = [
+        service("a", &after("service_completed_successfully")),
+        service("b", &after("service_started")),
+        service("beside", "init: true"),
+        service("first", "init: true"),
+    ];
+    let file = format!("name: story\nservices:\n{}", services.concat());
+    fs::write(cluster.directory().join("compose.yaml"), file).expect("it is writable");
+    let dry = cluster.cli(&["up", "--dry-run", "-o", "json"]).run().await.expect_code(0).json();
+    let plan = |n: usize| {
+        let node = dry["plans"][n]["plan"]["replicas"][0]["node"].as_str().unwrap_or_default().to_owned();
+        (dry["plans"][n]["name"].as_str().unwrap_or_default().to_owned(), node)
+    };
+    let expected =
+        [("story-beside", "node-0"), ("story-first", "node-1"), ("story-a", "node-1"), ("story-b", "")];
+    assert_eq!([0, 1, 2, 3].map(plan), expected.map(|(name, node)| (name.to_owned(), node.to_owned())));
+    let reason = dry["plans"][3]["plan"]["reason"].to_string();
+    assert!(reason.contains("node-0 has 0") && reason.contains("node-1 has 0"), "{reason}");
+    cluster.finish().await;
+}
+
+#[tokio::test]
 async fn up_and_wait_end_with_the_failed_tasks_code() {
     let cluster = LocalCluster::start(&[1, 1]).await;
     project(&cluster, "if [ $RANK = 1 ]; then exit 3; fi; exec sleep 600");

@@ -27,6 +27,7 @@ fn replica(job: &str, goal: Goal) -> Vec<v1::DesiredReplica> {
         node_count: 1,
         goal: Some(goal),
         resume_from: None,
+        predecessors: Vec::new(),
     }]
 }
 
@@ -42,6 +43,7 @@ fn running(ready: &v1::PhaseReady) -> Goal {
         master_port: ready.master_port,
         world_size: 1,
         peers: vec![peer],
+        services: Vec::new(),
     })
 }
 

@@ -13,7 +13,7 @@ async fn a_job_that_the_nodes_could_never_hold_is_refused_with_the_reason() {
     let too_many = cluster.try_submit(&sh("many", "true").gang(3, 1)).await.unwrap_err();
     assert_eq!(reason(&too_many), "NEVER_FITS");
 
-    let plan = v1::PlanJobRequest { spec: Some(sh("wide", "true").gang(2, 2).spec()) };
+    let plan = v1::PlanJobRequest { spec: Some(sh("wide", "true").gang(2, 2).spec()), before: Vec::new() };
     let plan = cluster.jobs().plan_job(plan).await.unwrap().into_inner();
     assert!(plan.never_fits && plan.replicas.is_empty() && plan.reason.contains("node-1"), "{plan:?}");
     cluster.finish().await;

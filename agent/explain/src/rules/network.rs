@@ -85,7 +85,8 @@ pub(super) const RULES: &[Rule] = &[
         ]),
         when: Always,
         summary: "the program asked for a host name that cannot be resolved[ on {node}]",
-        advice: "correct the name, add it to `extra_hosts`, or bring what is downloaded along under \
+        advice: "correct the name; a service of the file has one once it is there: wait for it with \
+                 `depends_on`; add any other to `extra_hosts`, or bring what is downloaded along under \
                  `volumes`: nodes may have no internet",
         key: Some("extra_hosts"),
     },

@@ -26,9 +26,8 @@ impl Network {
     /// The user's word; else the node's network, where the ranks' addresses are, unless the job is one
     /// replica that publishes ports: these may mean other ports of the node.
     pub fn of_job(options: &ContainerOptions, gang: bool) -> Self {
-        let publishes = !gang && !options.ports.is_empty();
         match options.network_mode.as_deref().filter(|word| !word.is_empty()) {
-            None if publishes => Self::Bridge,
+            None if options.is_behind_ports(gang) => Self::Bridge,
             None | Some("host") => Self::Host,
             Some("bridge" | "default") => Self::Bridge,
             Some("none") => Self::None,

@@ -12,7 +12,7 @@ use crate::report::Report;
 
 pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> ContainerOptions {
     let mounts = mounts::read(scope, at, report);
-    networks::of_service(at, &scope.top.networks, report);
+    let aliases = networks::of_service(at, &scope.top.networks, report);
     let string = |key, report: &mut Report| at.get(key).and_then(|s| s.string(report));
     let top = scope.top;
     let named = mounts.volumes.iter().filter(|mount| mount.kind == MountKind::Volume);
@@ -53,6 +53,7 @@ pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> C
         // What only the submitter's engine knows.
         image_digest: None,
         image_content: None,
+        aliases,
     }
 }
 

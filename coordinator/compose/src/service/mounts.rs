@@ -213,6 +213,9 @@ fn options(at: &Cursor<'_>, report: &mut Report) {
         bind.only(report, &["propagation", "create_host_path", "selinux", "recursive"], &[]);
         bind.note(report, "has no effect");
     }
+    if let Some(consistency) = at.get("consistency") {
+        consistency.note(report, "has no effect");
+    }
     if let Some(volume) = at.get("volume") {
         volume.only(report, &["nocopy", "labels"], subpath);
         volume.note(report, "has no effect");

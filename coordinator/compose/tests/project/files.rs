@@ -13,7 +13,7 @@ fn networks_of_several_files_are_one_map() {
     let over = "services:\n  train:\n    networks: {back: {aliases: [x]}}\n";
     let base = format!("{}networks:\n  back:\n", text("networks: [back]"));
     let project = load(&[("compose.yaml", &base), ("compose.override.yaml", over)]);
-    assert!(notes(&project).contains("override.yaml:3: services.train.networks.back.aliases: has no effect"));
+    assert!(notes(&project).contains("override.yaml:3: services.train.networks: has no effect"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod gang;
 mod harness;
 mod nodes;
 mod place;
+mod project;
 mod queue;
 mod requests;
 #[path = "../support/mod.rs"]

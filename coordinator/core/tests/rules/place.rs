@@ -7,7 +7,7 @@ use crate::harness::Harness;
 use crate::support::{info, node_id, spec};
 
 fn plan(h: &Harness, spec: &JobSpec) -> Plan {
-    h.core.plan(h.now, spec).expect("the spec is valid")
+    h.core.plan(h.now, spec, &[]).expect("the spec is valid")
 }
 
 fn nodes(h: &Harness, spec: &JobSpec) -> Vec<String> {
@@ -40,6 +40,18 @@ fn the_node_with_the_fewest_left_over_is_taken_first() {
     assert_eq!(nodes(&h, &spec("job", 1, 2)), ["b"]);
     assert_eq!(nodes(&h, &spec("job", 1, 3)), ["c"]);
     assert_eq!(nodes(&h, &spec("job", 2, 2)), ["b", "c"]);
+}
+
+#[test]
+fn a_plan_leaves_those_before_it_their_places() {
+    let h = Harness::with_nodes(&[("a", 2), ("b", 2)]);
+    let at = |before: &[JobSpec]| h.core.plan(h.now, &spec("job", 1, 2), before).unwrap().placement;
+    assert_eq!(at(&[]).unwrap().replicas[0].node, node_id("a"));
+    assert_eq!(at(&[spec("first", 1, 1)]).unwrap().replicas[0].node, node_id("b"));
+    let reason = at(&[spec("first", 1, 2), spec("second", 1, 1)]).unwrap_err();
+    assert_eq!(reason, "needs 1 node with 2 free cpu slots; a has 0 free, b has 1 free");
+    // What does not fit itself takes nothing.
+    assert!(at(&[spec("wide", 3, 1)]).is_ok());
 }
 
 #[test]

@@ -69,10 +69,16 @@ impl World {
             Some(node) == dead || (agent.replicas.is_empty() && agent.inbox.is_empty())
         };
         let waits_for_nodes = |job: &JobView| {
-            let plan = self.core.plan(self.now, &job.spec).expect("it was accepted once");
+            let plan = self.core.plan(self.now, &job.spec, &[]).expect("it was accepted once");
             job.state == JobState::Queued && plan.placement.is_err()
         };
+        let jobs = self.core.jobs();
+        let waits_for_another = |job: &JobView| {
+            let depends = &job.spec.container.depends_on;
+            let mut others = jobs.iter().filter(|other| depends.contains_key(&other.spec.service));
+            job.state == JobState::Queued && others.any(waits_for_nodes)
+        };
         self.agents.iter().all(idle)
-            && self.core.jobs().iter().all(|job| job.state.is_final() || waits_for_nodes(job))
+            && jobs.iter().all(|job| job.state.is_final() || waits_for_nodes(job) || waits_for_another(job))
     }
 }

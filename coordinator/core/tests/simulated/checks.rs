@@ -79,6 +79,7 @@ impl Checks {
             ranks_are_contiguous(job)?;
             checkpoints_are_sound(world, job)?;
             self.release_needs_every_replica(job)?;
+            services_have_a_name_each(world, job)?;
             self.success_needs_every_task(job, before)?;
             fenced_generations_exclude_each_other(world, job)?;
             ensure!(
@@ -282,6 +283,29 @@ fn checkpoints_are_sound(world: &World, job: &Job) -> Check {
     }
     // One more may be in use by the current generation, and one by a replacement.
     ensure!(complete <= job.spec.checkpoint.keep + 2, "{}: {complete} checkpoints are kept", job.id);
+    Ok(())
+}
+
+/// A name means one address, and never another service than the job itself where it is the job's own; whose files
+/// it starts with is known for as long as it may start.
+fn services_have_a_name_each(world: &World, job: &Job) -> Check {
+    let release = match &job.run.phase {
+        Phase::Starting(Starting { stage: Stage::Released(release), .. }) => Some(release),
+        Phase::Running(running) => Some(&running.release),
+        _ => None,
+    };
+    let mut taken: BTreeSet<&str> = job.spec.host_names().collect();
+    for service in release.iter().flat_map(|release| &release.rendezvous.services) {
+        ensure!(taken.insert(&service.name), "{}: {} is named twice", job.id, service.name);
+    }
+    let known = |left: &FilesOf| world.core.state().jobs.contains_key(&left.job);
+    ensure!(
+        job.run.phase.is_final() || job.run.files_of.iter().all(known),
+        "{} lost its predecessors",
+        job.id
+    );
+    let waits = job.run.generation > Generation(0) && !job.spec.container.depends_on.is_empty();
+    ensure!(!waits || job.run.files_of.len() == 1, "{} has no predecessor", job.id);
     Ok(())
 }
 

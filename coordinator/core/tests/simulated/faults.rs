@@ -33,6 +33,8 @@ impl World {
         if dice.percent(15) {
             spec.devices.count = DeviceCount::All;
         }
+        self.share(&mut spec);
+        let dice = &mut self.dice;
         let (replace, wait_for_nodes) = (dice.percent(50), dice.percent(30));
         // Now and then a key is used again.
         let number = self.jobs.len() - usize::from(!self.jobs.is_empty() && self.dice.percent(10));
@@ -43,6 +45,27 @@ impl World {
             self.jobs.push(id);
         }
         Ok(())
+    }
+
+    /// Now and then it waits for the first service, if that was ever submitted, and mounts what that writes.
+    fn share(&mut self, spec: &mut JobSpec) {
+        const FIRST: &str = "p";
+        let content = TreeRef { digest: Digest([1; 32]), files: 0, bytes: 0 };
+        let mount = Mount {
+            kind: MountKind::Bind,
+            source: "./x".to_owned(),
+            target: "/x".to_owned(),
+            read_only: spec.service != FIRST,
+            content: Some(content),
+            shared: None,
+        };
+        spec.container.volumes.push(mount);
+        let there = self.core.jobs().iter().any(|job| job.spec.service == FIRST);
+        if spec.service != FIRST && there && self.dice.percent(25) {
+            let conditions = [DependsCondition::Started, DependsCondition::CompletedSuccessfully];
+            let condition = conditions[self.dice.below(2)];
+            spec.container.depends_on.insert(FIRST.to_owned(), condition);
+        }
     }
 
     pub(crate) fn stop(&mut self) -> Done {

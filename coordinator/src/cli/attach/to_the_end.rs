@@ -26,10 +26,11 @@ pub(crate) async fn to_the_end(
     mut interrupts: Interrupts,
     wait_for_files: Duration,
 ) -> Result<(), Failure> {
-    let receiver = |(job, (places, sent)): (&v1::Job, (Places, Sent))| {
-        (!places.is_empty()).then(|| Receiver::new(link, &screen, job, places, sent))
+    let ids: Vec<String> = jobs.iter().map(|job| job.id.clone()).collect();
+    let receiver = |(n, (job, kept)): (usize, (&v1::Job, (Places, Sent)))| {
+        (!kept.0.is_empty()).then(|| Receiver::new(link, &screen, job, kept, &ids[..n]))
     };
-    let receivers = jobs.iter().zip(places).map(receiver).collect();
+    let receivers = jobs.iter().zip(places).enumerate().map(receiver).collect();
     let mut updates = Attachment::new(link, &jobs, receivers);
     let mut view = View::new(screen.clone(), &jobs);
     let mut stopping: Option<tokio::task::JoinSet<()>> = None;

@@ -1,6 +1,6 @@
 //! Which local files may be replaced by what comes back: those that nobody touched since the submit,
-//! those that are as they were sent, and those that came back from the same job before. Any other is the
-//! user's own work.
+//! those that are as they were sent, and those that came back from the same job, or an earlier one of its
+//! project, before. Any other is the user's own work.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -31,6 +31,8 @@ pub(crate) struct Known {
     submitted: Option<i64>,
     received: HashMap<PathBuf, Digest>,
     record: Option<File>,
+    /// The records of jobs whose files this one may have been started with.
+    earlier: Vec<PathBuf>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,32 +49,28 @@ const LAG: Duration = Duration::from_secs(1);
 pub(crate) fn submitted(id: &str, since: SystemTime) {
     let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(LAG);
     let submitted_unix_ns = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
-    Known::open(id, Sent::new()).note(&Line::Submitted { submitted_unix_ns });
+    Known::open(id, Sent::new(), &[]).note(&Line::Submitted { submitted_unix_ns });
 }
 
 impl Known {
-    /// What is known of job `id`'s files, `sent` being what its mounts held.
-    pub(crate) fn open(id: &str, sent: Sent) -> Self {
-        match Shelf::Received.make() {
-            Some(dir) => Self::read(&dir.join(format!("{id}.jsonl")), sent),
-            None => Self { sent, ..Self::default() },
-        }
+    /// What is known of job `id`'s files, `sent` being what its mounts held. What came back from the jobs `earlier`
+    /// than it is no work of the user's either.
+    pub(crate) fn open(id: &str, sent: Sent, earlier: &[String]) -> Self {
+        let Some(dir) = Shelf::Received.make() else { return Self { sent, ..Self::default() } };
+        let record = |id: &str| dir.join(format!("{id}.jsonl"));
+        Self { earlier: earlier.iter().map(|id| record(id)).collect(), ..Self::read(&record(id), sent) }
     }
 
     pub(super) fn read(path: &Path, sent: Sent) -> Self {
         let (mut received, mut submitted) = (HashMap::new(), None);
-        if let Ok(file) = File::open(path) {
-            // A line that a crash cut in half is one that is not known.
-            let lines = BufReader::new(file).lines().map_while(io::Result::ok);
-            for line in lines.filter_map(|line| serde_json::from_str::<Line>(&line).ok()) {
-                match line {
-                    Line::Submitted { submitted_unix_ns } => submitted = Some(submitted_unix_ns),
-                    Line::Received { path, sha256 } => _ = received.insert(path, sha256),
-                }
+        for line in lines(path) {
+            match line {
+                Line::Submitted { submitted_unix_ns } => submitted = Some(submitted_unix_ns),
+                Line::Received { path, sha256 } => _ = received.insert(path, sha256),
             }
         }
         let record = File::options().create(true).append(true).open(path).ok();
-        Self { sent, submitted, received, record }
+        Self { sent, submitted, received, record, earlier: Vec::new() }
     }
 
     /// Notes that `digest` was written to a place.
@@ -101,7 +99,20 @@ impl Known {
             Was::File(digest) => self.received.get(&place.absolute()) == Some(&digest),
             Was::Symlink(_) => false,
         };
-        received || self.sent_as(place) == Some(local)
+        received || self.sent_as(place) == Some(local) || self.came_earlier(place, local)
+    }
+
+    /// Read anew each time: an earlier job's files may come at the same time, and it is seldom asked.
+    fn came_earlier(&self, place: &Place, local: Was<'_>) -> bool {
+        let at = place.absolute();
+        let last = |record: &PathBuf| {
+            let here = lines(record).filter_map(|line| match line {
+                Line::Received { path, sha256 } if path == at => Some(sha256),
+                _ => None,
+            });
+            here.last()
+        };
+        self.earlier.iter().filter_map(last).any(|digest| local == Was::File(digest))
     }
 
     fn sent_as(&self, place: &Place) -> Option<Was<'_>> {
@@ -114,6 +125,14 @@ impl Known {
             Kind::Dir => None,
         }
     }
+}
+
+/// Of a record, as far as there is one. A line that a crash cut in half is one that is not known.
+fn lines(record: &Path) -> impl Iterator<Item = Line> {
+    let lines = File::open(record)
+        .into_iter()
+        .flat_map(|file| BufReader::new(file).lines().map_while(io::Result::ok));
+    lines.filter_map(|line| serde_json::from_str(&line).ok())
 }
 
 #[cfg(test)]
@@ -171,6 +190,20 @@ mod tests {
         let known = Known::read(&path, Sent::new());
         assert!(known.may_replace(&place("a"), Was::File(Digest([2; 32]))));
         assert!(!known.may_replace(&place("a"), Was::File(Digest([1; 32]))));
+    }
+
+    #[test]
+    fn what_came_back_from_an_earlier_job_may_be_replaced_and_not_the_other_way_round() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("first.jsonl"), dir.path().join("second.jsonl"));
+        let mut producer = Known::read(&first, Sent::new());
+        let mut consumer = Known { earlier: vec![first], ..Known::read(&second, Sent::new()) };
+        let file = |n| Was::File(Digest([n; 32]));
+        assert!(!consumer.may_replace(&place("a"), file(1)));
+        producer.wrote(&place("a"), Digest([1; 32]));
+        assert!(consumer.may_replace(&place("a"), file(1)) && !consumer.may_replace(&place("a"), file(9)));
+        consumer.wrote(&place("a"), Digest([2; 32]));
+        assert!(!producer.may_replace(&place("a"), file(2)));
     }
 
     #[test]

@@ -53,9 +53,16 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// `sent` is what the job's mounts held when it was submitted.
-    pub(crate) fn new(link: &Arc<Link>, screen: &Screen, job: &v1::Job, places: Places, sent: Sent) -> Self {
-        let writer = Writer::new(text::job_name(job), Known::open(&job.id, sent));
+    /// `sent` is what the job's mounts held when it was submitted; `earlier` are jobs whose files it may have been
+    /// started with.
+    pub(crate) fn new(
+        link: &Arc<Link>,
+        screen: &Screen,
+        job: &v1::Job,
+        (places, sent): (Places, Sent),
+        earlier: &[String],
+    ) -> Self {
+        let writer = Writer::new(text::job_name(job), Known::open(&job.id, sent, earlier));
         let writer = Arc::new(Mutex::new(writer));
         Self { link: link.clone(), screen: screen.clone(), places, writer }
     }
