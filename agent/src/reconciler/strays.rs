@@ -174,6 +174,7 @@ fn presumed(host: &Host, key: &ReplicaKey, ranks: &BTreeSet<Rank>, stray: &Stray
         node_count: 1,
         goal: ReplicaGoal::Prepared,
         resume_from: None,
+        predecessors: Vec::new(),
     }
 }
 

@@ -270,6 +270,7 @@ mod tests {
                 node_count: 1,
                 goal: ReplicaGoal::Prepared,
                 resume_from: None,
+                predecessors: Vec::new(),
             };
             let mounts = vec![mount("/h", "/w"), mount("/state/replicas/r/checkpoints/0", "/elsewhere")];
             let described =

@@ -168,7 +168,8 @@ fn a_registry_that_cannot_be_reached_is_asked_a_few_times_and_the_count_agrees()
 /// Node a cannot prepare its replica, and the next placement is there.
 fn refuse(h: &mut Harness, explanation: Option<Box<Explanation>>) {
     let key = h.core.desired(&node_id("a")).unwrap().replicas[0].key();
-    let phase = ReplicaPhase::Refused { message: "Get \"https://…".to_owned(), retryable: true, explanation };
+    let phase =
+        ReplicaPhase::Refused { message: "Get \"https://…".to_owned(), retryable: true, explanation };
     let replica = ObservedReplica { key, phase, tasks: Vec::new(), progress: None, conditions: Vec::new() };
     h.edit_report("a", |report| report.replicas = vec![replica]);
 }
