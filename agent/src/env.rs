@@ -110,8 +110,10 @@ struct Position {
     local_rank: u32,
     /// Processes of the replica.
     local_world: u32,
-    /// The task is one process, and knows its rank; else it is a launcher such as torchrun.
+    /// The task is one process, and knows its rank.
     single: bool,
+    /// The task has its replica to itself, and so may be a launcher such as torchrun: also of one process.
+    launcher: bool,
 }
 
 impl Position {
@@ -127,6 +129,7 @@ impl Position {
             local_rank,
             local_world: placement.local_world,
             single: per_gpu || placement.local_world == 1,
+            launcher: !per_gpu,
         })
     }
 }
@@ -146,10 +149,10 @@ fn rank_variables(facts: &Facts<'_>, position: &Position) -> Variables {
         add("LOCAL_RANK", position.local_rank.to_string());
         add("WORLD_SIZE", facts.rendezvous.world_size.to_string());
         add("LOCAL_WORLD_SIZE", position.local_world.to_string());
-        add("GROUP_RANK", node_rank);
-    } else {
+        add("GROUP_RANK", node_rank.clone());
+    }
+    if position.launcher {
         add("PET_NNODES", facts.replica.node_count.to_string());
-        add("PET_NPROC_PER_NODE", position.local_world.to_string());
         add("PET_NODE_RANK", node_rank);
         add("PET_MASTER_ADDR", address);
         add("PET_MASTER_PORT", port);
@@ -168,21 +171,21 @@ fn defaults(facts: &Facts<'_>, position: &Position) -> Variables {
     }
     // Lines come as they are printed: into a pipe, Python keeps them until its buffer is full.
     add("PYTHONUNBUFFERED", "1".to_owned());
-    if position.single {
-        if position.local_world > 1 {
-            // As torchrun does: else every process takes all the cores.
-            add("OMP_NUM_THREADS", "1".to_owned());
-        }
-    } else {
+    if !position.launcher && position.local_world > 1 {
+        // As torchrun does: else every process takes all the cores.
+        add("OMP_NUM_THREADS", "1".to_owned());
+    }
+    if position.launcher {
+        add("PET_NPROC_PER_NODE", position.local_world.to_string());
         // The gang is restarted as a whole, by the coordinator.
         add("PET_MAX_RESTARTS", "0".to_owned());
         add("PET_MONITOR_INTERVAL", "0.1".to_owned());
         // Workers' stdout and stderr to the console (and so to the logs) and to files.
         add("PET_TEE", "3".to_owned());
         add("PET_LOG_DIR", facts.log_dir.display().to_string());
-        if facts.replica.spec.framework == Framework::Jax {
-            add("JAX_LOCAL_DEVICE_IDS", frameworks::all_devices(facts.replica.placement.devices.len()));
-        }
+    }
+    if !position.single && facts.replica.spec.framework == Framework::Jax {
+        add("JAX_LOCAL_DEVICE_IDS", frameworks::all_devices(facts.replica.placement.devices.len()));
     }
     variables
 }

@@ -42,6 +42,7 @@ for framework in "$@"; do
   case $framework in
     torch)
       job torch/torchrun.yaml 2 4 'of 4: the ranks add up to 6'
+      job torch/one-per-node.yaml 2 2 'of 2: the ranks add up to 1'
       job torch/per-gpu.yaml 2 4 'of 4: the ranks add up to 6'
       ;;
     jax) job jax/compose.yaml 2 4 'of 4: the ranks add up to 6' ;;

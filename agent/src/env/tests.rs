@@ -155,6 +155,7 @@ proptest! {
         let ranks: BTreeSet<u32> = all.iter().map(|v| number(v, "RANK")).collect();
         prop_assert_eq!(ranks, (0..world).collect::<BTreeSet<_>>());
         for ((node, index, rank), variables) in gang.tasks().iter().zip(&all) {
+            prop_assert!(!variables.contains_key("PET_NNODES"));
             prop_assert_eq!(number(variables, "RANK"), *rank);
             prop_assert_eq!(number(variables, "LOCAL_RANK"), *index);
             prop_assert_eq!(number(variables, "LOCAL_WORLD_SIZE"), devices[*node]);
@@ -185,10 +186,12 @@ proptest! {
 }
 
 #[test]
-fn one_process_per_node_knows_its_rank() {
+fn one_process_per_node_knows_its_rank_and_may_be_started_by_a_launcher() {
     let all = Gang::new(RankLayout::PerNode, &[1, 1]).all();
     assert_eq!((number(&all[1], "RANK"), number(&all[1], "LOCAL_RANK")), (1, 0));
-    assert!(!all[1].contains_key("PET_NNODES") && !all[1].contains_key("OMP_NUM_THREADS"));
+    assert_eq!((number(&all[1], "PET_NODE_RANK"), number(&all[1], "PET_NPROC_PER_NODE")), (1, 1));
+    assert_eq!((number(&all[1], "PET_NNODES"), &all[1]["PET_MASTER_PORT"]), (2, &all[1]["MASTER_PORT"]));
+    assert!(!all[1].contains_key("OMP_NUM_THREADS"));
 }
 
 #[test]

@@ -31,11 +31,12 @@ pub(crate) async fn a_gang_on_two_hosts_with_engines_of_their_own_gets_its_image
     hosts.finish().await;
 }
 
-/// Runs jobs of `tests/frameworks` as they stand, on two nodes; every rank of `world` says the `sum`.
-async fn frameworks(directory: &str, files: &[&str], world: usize, sum: usize) {
+/// Runs jobs of `tests/frameworks` as they stand, on two nodes; every rank of the file's world says the sum of all.
+async fn frameworks(directory: &str, files: &[(&str, usize)]) {
     let hosts = Hosts::start(&[2, 2]).await;
     let directory = repository().join("tests/frameworks").join(directory);
-    for file in files {
+    for (file, world) in files.iter().copied() {
+        let sum = world * (world - 1) / 2;
         let up = hosts.scene.convoke(&["-f", file, "up", "--nodes", "2"]).directory(&directory).run().await;
         let up = up.expect_code(0);
         let line = format!("of {world}: the ranks add up to {sum}");
@@ -47,15 +48,15 @@ async fn frameworks(directory: &str, files: &[&str], world: usize, sum: usize) {
 }
 
 pub(crate) async fn pytorch_spans_two_hosts_under_torchrun_and_without_a_launcher() {
-    frameworks("torch", &["torchrun.yaml", "per-gpu.yaml"], 4, 6).await;
+    frameworks("torch", &[("torchrun.yaml", 4), ("one-per-node.yaml", 2), ("per-gpu.yaml", 4)]).await;
 }
 
 pub(crate) async fn jax_spans_two_hosts() {
-    frameworks("jax", &["compose.yaml"], 4, 6).await;
+    frameworks("jax", &[("compose.yaml", 4)]).await;
 }
 
 pub(crate) async fn tensorflow_spans_two_hosts() {
-    frameworks("tensorflow", &["multi-worker.yaml"], 2, 1).await;
+    frameworks("tensorflow", &[("multi-worker.yaml", 2)]).await;
 }
 
 pub(crate) async fn an_engine_that_stops_in_the_middle_of_a_job_is_told_of_and_the_job_goes_on_once_it_is_back()
