@@ -36,7 +36,12 @@ fn names(problems: &[DeviceCondition]) -> Vec<&str> {
 }
 
 fn sleeper(marker: &str) -> Child {
-    Command::new("sleep").arg("600").env("CONVOKE_TASK", marker).spawn().unwrap()
+    let child = Command::new("sleep").arg("600").env("CONVOKE_TASK", marker).spawn().unwrap();
+    // A new program's environment can be read only a moment after its start has succeeded.
+    while std::fs::read(format!("/proc/{}/environ", child.id())).unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    child
 }
 
 #[test]
