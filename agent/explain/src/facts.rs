@@ -21,7 +21,8 @@ pub(crate) fn fact(findings: &Findings<'_>, name: &str) -> Option<String> {
         "peak" => evidence.memory_peak.map(size),
         "more_memory" => evidence.memory_limit.map(|limit| compose_size(limit.saturating_add(limit / 2))),
         "shm_size" => evidence.shm_size.map(size),
-        "shm_peak" => evidence.shm_peak.map(size),
+        // It is looked at now and then: what filled up and failed at once was not seen full.
+        "shm_peak" => evidence.shm_peak.filter(|peak| *peak > 0).map(size),
         "more_shm" => evidence.shm_size.map(|size| compose_size(size.saturating_mul(2).max(16 * GIB))),
         "image" => evidence.image.map(str::to_owned),
         "command" => evidence.command.first().map(|_| evidence.command.join(" ")),

@@ -8,6 +8,7 @@
 //! [`JobSpec`]: convoke_model::JobSpec
 
 mod cursor;
+mod cycle;
 mod emit;
 mod envfile;
 mod extends;
@@ -31,3 +32,4 @@ pub use files::{Disk, Files};
 pub use place::KeyPlace;
 pub use project::{LoadOptions, Project};
 pub use report::{ComposeErrors, Note, Place, Problem};
+pub use units::bytes;

@@ -66,8 +66,9 @@ pub(crate) fn duration_text(duration: Duration) -> String {
     }
 }
 
-/// `512m`, `16gb`, `1.5g`, `1024`: powers of 1024, whatever the case of the letters.
-pub(crate) fn bytes(text: &str) -> Option<u64> {
+/// A size in bytes as Compose and Docker write it: `512m`, `16gb`, `1.5g`, `1024`, in powers of 1024, whatever the
+/// case of the letters.
+pub fn bytes(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);

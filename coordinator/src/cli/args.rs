@@ -47,7 +47,7 @@ fn coordinator() -> String {
     named.unwrap_or_else(|| format!("http://{}", convoke_coordinator::DEFAULT_LISTEN))
 }
 
-/// Words of `docker run` and `docker exec` that ask for what happens anyway.
+/// Words of `docker run` and `docker exec` that ask for what happens anyway, but for a terminal of `run`.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Habits {
     #[arg(short, long, hide = true)]
@@ -56,6 +56,12 @@ pub(crate) struct Habits {
     tty: bool,
     #[arg(long, hide = true)]
     rm: bool,
+}
+
+impl Habits {
+    pub(crate) fn wants_terminal(&self) -> bool {
+        self.interactive || self.tty
+    }
 }
 
 /// Which Compose project, read how. Taken before the command's name (as `docker compose` does) or

@@ -58,8 +58,8 @@ pub(crate) struct Run {
     user: Option<String>,
 
     /// Size of /dev/shm, such as 16g
-    #[arg(long, value_name = "SIZE")]
-    shm_size: Option<bytesize::ByteSize>,
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    shm_size: Option<u64>,
 
     /// Name of the job [default: run- and eight digits]
     #[arg(long, value_name = "NAME")]
@@ -94,6 +94,10 @@ fn nodes(text: &str) -> Result<Nodes, String> {
             _ => Err("write a number of nodes, or all".to_owned()),
         },
     }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    convoke_compose::bytes(text).ok_or_else(|| "write a size, such as 512m or 16g".to_owned())
 }
 
 fn gpus(text: &str) -> Result<DeviceCount, String> {
@@ -140,6 +144,12 @@ fn mount(text: &str) -> Result<Mount, String> {
 impl Run {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let directory = std::env::current_dir()?;
+        if self.habits.wants_terminal() {
+            super::output::note(
+                "note: -i and -t: a job has no terminal and no input; `convoke run -d --name NAME …` and \
+                 `convoke exec -it NAME sh` give you one",
+            );
+        }
         let session = Session::open(context, self.submit.detach).await?;
         if let Some(node) = &self.on {
             known(&session.link, node).await?;
@@ -181,7 +191,7 @@ impl Run {
         };
         spec.container.volumes = self.volumes.clone();
         spec.container.user = self.user.clone();
-        spec.container.shm_size = self.shm_size.map(|size| size.as_u64());
+        spec.container.shm_size = self.shm_size;
         spec.validate().map_err(|invalid| Failure::usage(invalid.to_string()))?;
         Ok(spec)
     }
@@ -250,6 +260,12 @@ mod tests {
         assert_eq!(spec.environment["A"], "b");
         let volume = &spec.container.volumes[0];
         assert_eq!((volume.kind, volume.source.as_str(), volume.read_only), (MountKind::Bind, "./x", true));
+    }
+
+    #[test]
+    fn a_size_is_in_powers_of_1024_as_docker_has_it() {
+        assert_eq!(spec(&["--shm-size", "16m", "img"]).container.shm_size, Some(16 << 20));
+        assert!(size("much").is_err());
     }
 
     #[test]
