@@ -156,7 +156,11 @@ pub(crate) fn exit(exit: &v1::TaskExit) -> String {
     match exit.status {
         Some(Status::Code(code)) => format!("exit code {code}"),
         Some(Status::Signal(signal)) => format!("killed by signal {signal}"),
-        Some(Status::Unknown(_)) | None => "unknown end".to_owned(),
+        // What never started has no end of its own, but a reason.
+        Some(Status::Unknown(_)) | None => match exit.message.lines().next() {
+            Some(reason) => reason.to_owned(),
+            None => "unknown end".to_owned(),
+        },
     }
 }
 
