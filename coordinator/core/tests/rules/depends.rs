@@ -2,18 +2,7 @@
 
 use convoke_model::*;
 
-use crate::harness::Harness;
-use crate::support::spec;
-
-fn service(name: &str) -> JobSpec {
-    JobSpec { service: name.to_owned(), ..spec(name, 1, 1) }
-}
-
-fn after(name: &str, other: &str, condition: DependsCondition) -> JobSpec {
-    let mut spec = service(name);
-    spec.container.depends_on.insert(other.to_owned(), condition);
-    spec
-}
+use crate::harness::{Harness, after, service};
 
 fn say(h: &mut Harness, job: &JobId, health: Option<Health>) {
     let node = h.job(job).replicas[0].placement.node.clone();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use convoke_core::*;
 use convoke_model::*;
 
-use crate::support::{info, node_id};
+use crate::support::{info, node_id, spec};
 
 pub(crate) struct Harness {
     pub(crate) core: Core,
@@ -263,4 +263,16 @@ fn obey(known: &mut ObservedReplica, goal: &ReplicaGoal, now: Timestamp) {
         }
         _ => {}
     }
+}
+
+/// A service of the project that takes one slot of one node.
+pub(crate) fn service(name: &str) -> JobSpec {
+    JobSpec { service: name.to_owned(), ..spec(name, 1, 1) }
+}
+
+/// The same, which waits for another.
+pub(crate) fn after(name: &str, other: &str, condition: DependsCondition) -> JobSpec {
+    let mut spec = service(name);
+    spec.container.depends_on.insert(other.to_owned(), condition);
+    spec
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use convoke_core::*;
 use convoke_model::*;
 
-use crate::harness::Harness;
+use crate::harness::{Harness, after, service};
 use crate::support::{info, node_id, spec};
 
 /// Nodes that are reached at 10.0.0.1, 10.0.0.2, …
@@ -20,16 +20,6 @@ fn cluster(nodes: &[(&str, u32)]) -> Harness {
         h.connect(NodeInfo { addresses, ..info(name, *slots) });
     }
     h
-}
-
-fn service(name: &str) -> JobSpec {
-    JobSpec { service: name.to_owned(), ..spec(name, 1, 1) }
-}
-
-fn after(name: &str, other: &str, condition: DependsCondition) -> JobSpec {
-    let mut spec = service(name);
-    spec.container.depends_on.insert(other.to_owned(), condition);
-    spec
 }
 
 fn on(node: &str, spec: JobSpec) -> JobSpec {
