@@ -26,7 +26,7 @@ use crate::work::Inside;
 pub enum LedgerError {
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("{path} is not what this agent writes; move it away to start without it")]
+    #[error("{path} is not what this agent writes")]
     Malformed { path: PathBuf, source: serde_json::Error },
     #[error("cannot write {path}; check the space left on its file system")]
     Write { path: PathBuf, source: io::Error },
@@ -35,7 +35,10 @@ pub enum LedgerError {
 /// Why an agent cannot be who it was told to be.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("the agent's identity in the state directory cannot be used")]
+    #[error(
+        "the agent's identity in the state directory cannot be used; move the file that is named away to start as a \
+         new agent"
+    )]
     Ledger(#[from] LedgerError),
     #[error(
         "the state directory {} belongs to node {own}, and this agent was started as node {asked}, for which the \

@@ -17,7 +17,7 @@ use crate::runtime::{RuntimeError, TaskStatus};
 /// Why the agent cannot take up its work again.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    #[error("the agent's ledger cannot be read")]
+    #[error("the agent's ledger cannot be read; move the file that is named away to start without it")]
     Ledger(#[from] LedgerError),
     #[error("the tasks of an earlier agent cannot be found again")]
     Runtime(#[from] RuntimeError),
@@ -48,7 +48,9 @@ impl Reconciler {
             observed: watch::Sender::new(ObservedState::default()),
         };
         recovered.take_strays(tasks, &broken).await;
-        kept.into_iter().for_each(|key| recovered.keep(key, None));
+        // What still runs, if without its record, owes for as long as it runs.
+        let ended = kept.into_iter().filter(|key| !recovered.slots.contains_key(key)).collect::<Vec<_>>();
+        ended.into_iter().for_each(|key| recovered.keep(key, None));
         Ok(recovered.with_first_look())
     }
 

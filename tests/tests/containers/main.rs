@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             what_rank_zero_writes_is_there_when_up_returns_and_the_rest_is_untouched,
             a_later_generation_finds_what_an_earlier_one_left,
             what_is_written_while_the_agent_is_dead_comes_back,
+            what_is_written_comes_back_though_the_agent_has_lost_its_record_of_the_job,
             what_a_job_leaves_while_the_coordinator_is_away_is_pulled_when_it_is_back,
             a_user_that_is_not_root_can_write_to_its_own_directory,
             a_directory_is_mounted_in_a_read_only_one_that_was_shipped_without_it,

@@ -74,6 +74,34 @@ pub(crate) async fn what_is_written_while_the_agent_is_dead_comes_back() {
     scene.cluster.finish().await;
 }
 
+pub(crate) async fn what_is_written_comes_back_though_the_agent_has_lost_its_record_of_the_job() {
+    let script = "echo before > /out/before
+        until [ -e /out/go ]; do sleep 0.1; done
+        echo after > /out/after";
+    let mut scene = scene(1, script, &format!("{VOLUMES}\ninit: true")).await;
+    scene.cluster.announce("node-0", "it has no record");
+    scene.convoke(&["up", "-d"]).run().await.expect_code(0);
+    let directory = scene.cluster.directory().to_owned();
+    let out = eventually("the task to write below an overlay", async || {
+        mounted_below(&directory).into_iter().find(|point| point.join("before").exists())
+    })
+    .await;
+    scene.cluster.wait_state(JOB, v1::JobState::Running).await;
+    scene.cluster.kill_agent(0);
+    let replica =
+        out.ancestors().find(|above| above.join("record.json").exists()).expect("its replica's directory");
+    let record = replica.join("record.json");
+    fs::remove_file(&record).expect("it is there");
+    scene.cluster.start_agent(0);
+    eventually("a new record", async || record.exists().then_some(())).await;
+    fs::write(out.join("go"), "").expect("the overlay is still there");
+    scene.cluster.wait_state(JOB, v1::JobState::Succeeded).await;
+    scene.convoke(&["pull", JOB]).run().await.expect_code(0);
+    assert_eq!(scene.read("out/before").as_deref(), Some("before\n"));
+    assert_eq!(scene.read("out/after").as_deref(), Some("after\n"));
+    scene.cluster.finish().await;
+}
+
 pub(crate) async fn what_a_job_leaves_while_the_coordinator_is_away_is_pulled_when_it_is_back() {
     let mut options = ClusterOptions::containers(&[1]);
     // It would be told at once, if the coordinator's absence counted.
