@@ -47,7 +47,7 @@ pub struct AgentOptions {
     pub cpu_slots: u32,
 
     /// Address that other nodes reach this one at [default: the one that the coordinator is reached from]
-    #[arg(long, env = "CONVOKE_ADVERTISE_ADDRESS", value_name = "IP")]
+    #[arg(long, env = "CONVOKE_ADVERTISE_ADDRESS", value_name = "IP", value_parser = address)]
     pub advertise_address: Option<IpAddr>,
 
     /// Run jobs without an image as processes of this host, with this agent's rights
@@ -151,6 +151,16 @@ impl AgentOptions {
 
 fn url(text: &str) -> Result<String, convoke_transport::ConnectError> {
     convoke_transport::check_url(text).map(|()| text.to_owned())
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = text.parse().map_err(|_| "write an IP address".to_owned())?;
+    if address.is_unspecified() || address.is_multicast() {
+        return Err(
+            "no other node can reach this one there; give an address of one of its interfaces".to_owned()
+        );
+    }
+    Ok(address)
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

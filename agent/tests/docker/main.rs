@@ -48,6 +48,7 @@ fn cases() -> Vec<Case> {
             an_entrypoint_that_ignores_sigterm_is_killed_and_a_shorter_grace_brings_that_forward,
             a_first_process_without_handlers_ends_at_once,
             a_kill_for_memory_is_named_with_its_limit,
+            a_container_that_somebody_restarts_is_an_end_that_says_so,
             a_container_that_somebody_removes_is_an_end_that_says_so;
         output:
             sources_stay_apart_and_the_last_line_needs_no_newline,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bollard::query_parameters::RemoveContainerOptionsBuilder;
+use bollard::query_parameters::{RemoveContainerOptionsBuilder, RestartContainerOptionsBuilder};
 use convoke_agent::runtime::{Runtime as _, RuntimeError, TaskStatus};
 use convoke_model::ExitStatus;
 
@@ -61,6 +61,22 @@ pub(super) fn a_kill_for_memory_is_named_with_its_limit() {
         let exit = host.ended(&host.start_spec(spec).await).await;
         assert_eq!((exit.status, exit.stopped), (ExitStatus::Signal(9), false));
         assert_eq!(exit.message.as_deref(), Some("OOM-killed (limit 32.0 MiB)"));
+    });
+}
+
+pub(super) fn a_container_that_somebody_restarts_is_an_end_that_says_so() {
+    block_on(async {
+        let host = Host::new().await;
+        let task = host.start(0, "echo said; exec sleep 600").await;
+        host.until_line(&task, "said").await;
+        let name = host.containers().await.remove(0);
+        let at_once = RestartContainerOptionsBuilder::default().t(0).build();
+        host.docker.restart_container(name.trim_start_matches('/'), Some(at_once)).await.unwrap();
+        let exit = host.ended(&task).await;
+        assert_eq!(exit.status, ExitStatus::Unknown);
+        assert!(exit.message.as_deref().is_some_and(|m| m.contains("restarted its container")), "{exit:?}");
+        host.runtime.remove(&task).await.unwrap();
+        assert!(host.containers().await.is_empty());
     });
 }
 

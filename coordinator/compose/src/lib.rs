@@ -7,8 +7,8 @@
 //!
 //! [`JobSpec`]: convoke_model::JobSpec
 
+mod conflicts;
 mod cursor;
-mod cycle;
 mod emit;
 mod envfile;
 mod extends;

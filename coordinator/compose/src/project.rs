@@ -14,7 +14,7 @@ use crate::merge::{merge, settle};
 use crate::report::{ComposeErrors, Note, Report};
 use crate::toplevel::{self, TopLevel};
 use crate::tree::{Node, Value};
-use crate::{cycle, envfile, name, reach, service, sharing, yaml};
+use crate::{conflicts, envfile, name, reach, service, sharing, yaml};
 
 /// What a load takes from the command line and the process.
 #[derive(Debug, Clone, Default)]
@@ -261,7 +261,7 @@ impl Loader<'_> {
         let at = |job: &JobSpec| selected.iter().find(|(name, _)| *name == job.service).map(|(_, at)| at);
         let placed = jobs.iter().filter_map(|job| Some(reach::Placed { at: at(job)?, job }));
         let placed: Vec<_> = placed.collect();
-        cycle::check(&placed, &mut self.report);
+        conflicts::check(&placed, &mut self.report);
         reach::check(&placed, &mut self.report);
         jobs
     }

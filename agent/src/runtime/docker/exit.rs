@@ -30,6 +30,8 @@ pub(super) enum Went {
     Host,
     /// Perhaps the engine: nobody saw the container end.
     Unseen,
+    /// Its first process, for another one.
+    Restarted,
 }
 
 /// The exit of a container that is not running any more.
@@ -48,6 +50,7 @@ pub(super) fn exit(state: &ContainerState, facts: &Facts, now: Timestamp) -> Tas
                     "the Docker Engine stopped or restarted, and its container ended with it{code}; {KEEP}"
                 )
             }
+            Went::Restarted => "somebody else restarted its container (docker restart?)".to_owned(),
             Went::Unseen => format!(
                 "its container ended while no agent was there{code}, and the Docker Engine does not tell that it did so \
                  by itself: it may have ended with the engine; {KEEP}"

@@ -43,6 +43,10 @@ struct Watch {
     kill_at: channel::Receiver<Option<Instant>>,
     /// SIGKILL was sent.
     killed: bool,
+    /// When the engine started it, as the engine tells it.
+    started_at: Option<String>,
+    /// Somebody else has started it anew: that is another process, which knows nothing of its gang.
+    restarted: bool,
     /// The engine was out of reach since the container was last known to run.
     interrupted: bool,
     /// The engine under which that was.
@@ -73,6 +77,8 @@ impl DockerRuntime {
             drain,
             kill_at,
             killed: false,
+            started_at: None,
+            restarted: false,
             interrupted: false,
             ran_under: None,
             doubt,
@@ -112,6 +118,12 @@ impl Watch {
             let Some(state) = inspect(engine, &self.container).await? else { return Ok(None) };
             if !is_running(&state) {
                 return Ok(Some(state));
+            }
+            if *self.started_at.get_or_insert_with(|| started_at(&state)) != started_at(&state) {
+                self.restarted = true;
+                send_signal(engine, &self.container, KILL).await?;
+                wait(engine, &self.container).await?;
+                continue;
             }
             (self.interrupted, self.ran_under, self.doubt) = (false, Some(reached.clone()), None);
             let pid = state.pid.and_then(|pid| pid.try_into().ok()).unwrap_or_default();
@@ -161,7 +173,7 @@ impl Watch {
         let facts = Facts {
             stopped: stopped.then_some(self.record.stop_signal),
             killed: self.killed,
-            went: went.filter(|went| !spared(went)),
+            went: if self.restarted { Some(Went::Restarted) } else { went.filter(|went| !spared(went)) },
             memory_limit: self.record.memory_limit,
         };
         match ended {
@@ -222,6 +234,10 @@ pub(super) async fn inspect(engine: &Engine, container: &str) -> Result<Option<C
             error => Err(error),
         },
     }
+}
+
+fn started_at(state: &ContainerState) -> String {
+    state.started_at.clone().unwrap_or_default()
 }
 
 /// True while the container may still have processes.

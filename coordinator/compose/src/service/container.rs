@@ -20,7 +20,7 @@ pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> C
         named.map(|mount| mount.source.clone()).filter(|name| top.external.contains(name)).collect();
     ContainerOptions {
         external_volumes: external,
-        container_name: string("container_name", report),
+        container_name: at.get("container_name").and_then(|at| container_name(&at, report)),
         build: at.get("build").and_then(|b| build::read(scope, &b, report)),
         volumes: mounts.volumes,
         tmpfs: mounts.tmpfs,
@@ -55,6 +55,22 @@ pub(super) fn read(scope: &Scope<'_>, at: &Cursor<'_>, report: &mut Report) -> C
         image_content: None,
         aliases,
     }
+}
+
+/// What the engine takes as a name.
+fn container_name(at: &Cursor<'_>, report: &mut Report) -> Option<String> {
+    let name = at.string(report)?;
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(good) {
+        return Some(name);
+    }
+    at.refuse(
+        report,
+        format!(
+            "\"{name}\" is no name of a container: a letter or digit, then those, \"_\", \".\" and \"-\""
+        ),
+    );
+    None
 }
 
 fn labels(at: &Cursor<'_>, report: &mut Report) -> BTreeMap<String, String> {

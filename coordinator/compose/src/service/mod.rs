@@ -109,7 +109,7 @@ pub(crate) fn read(scope: &Scope<'_>, name: &str, at: &Cursor<'_>, report: &mut 
         entrypoint,
         command,
         environment: environment.into_iter().map(|(key, (value, _))| (key, value)).collect(),
-        working_dir: at.get("working_dir").and_then(|w| w.string(report)),
+        working_dir: at.get("working_dir").and_then(|w| working_dir(&w, image.is_some(), report)),
         replicas: deploy.replicas,
         devices,
         limits: deploy.limits,
@@ -171,6 +171,16 @@ fn stop_signal(at: &Cursor<'_>, report: &mut Report) -> Option<i32> {
 }
 
 /// Keys that Docker reads and that mean nothing here.
+/// For a host process it may be relative: it is the submitter's.
+fn working_dir(at: &Cursor<'_>, is_container: bool, report: &mut Report) -> Option<String> {
+    let dir = at.string(report)?;
+    if is_container && !dir.starts_with('/') {
+        at.refuse(report, format!("\"{dir}\" must be an absolute path inside the container"));
+        return None;
+    }
+    Some(dir)
+}
+
 fn without_effect(at: &Cursor<'_>, report: &mut Report) {
     for key in ["stdin_open", "tty"] {
         if at.get(key).and_then(|value| value.boolean(report)) == Some(true) {

@@ -156,11 +156,18 @@ pub(super) fn extra_hosts(service: &Cursor<'_>, report: &mut Report) -> Vec<Stri
     for (host, address, at) in pairs {
         if host.is_empty() || host.contains([':', '=']) || address.is_empty() {
             at.refuse(report, format!("expected HOST:ADDRESS, found \"{host}:{address}\""));
+        } else if !is_host_address(address) {
+            at.refuse(report, format!("\"{address}\" is no IP address; host-gateway is the node itself"));
         } else {
             hosts.push(format!("{host}:{address}"));
         }
     }
     hosts
+}
+
+fn is_host_address(text: &str) -> bool {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    text == "host-gateway" || bare.parse::<std::net::IpAddr>().is_ok()
 }
 
 /// Addresses of name servers.

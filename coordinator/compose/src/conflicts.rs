@@ -1,4 +1,5 @@
-//! Services that wait for each other in a circle: none of them would ever start.
+//! Services of one file that cannot be together: those that wait for each other in a circle, of which none would ever
+//! start, and those that give their containers one name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,8 +8,13 @@ use convoke_model::JobSpec;
 use crate::reach::Placed;
 use crate::report::Report;
 
-/// Refuses services that wait for themselves, each circle once, at the first of its services.
 pub(crate) fn check(services: &[Placed<'_>], report: &mut Report) {
+    circles(services, report);
+    names(services, report);
+}
+
+/// Refuses services that wait for themselves, each circle once, at the first of its services.
+fn circles(services: &[Placed<'_>], report: &mut Report) {
     let jobs: BTreeMap<&str, &JobSpec> = services.iter().map(|s| (s.job.service.as_str(), s.job)).collect();
     let mut told = BTreeSet::new();
     for service in services {
@@ -38,4 +44,17 @@ fn circle<'a>(jobs: &BTreeMap<&'a str, &'a JobSpec>, start: &'a str) -> Option<V
         }
     }
     None
+}
+
+fn names(services: &[Placed<'_>], report: &mut Report) {
+    let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
+    for service in services {
+        let Some(name) = &service.job.container.container_name else { continue };
+        if let Some(first) = taken.insert(name, &service.job.service) {
+            let at = service.at.get("container_name");
+            let message =
+                format!("\"{name}\" is the container of \"{first}\", too; give each a name of its own");
+            at.as_ref().unwrap_or(service.at).refuse(report, message);
+        }
+    }
 }
