@@ -13,7 +13,7 @@ use saphyr::{Mapping, Scalar, Yaml, YamlEmitter};
 use serde_json::{Map, Value as Json, json};
 
 use crate::project::Project;
-use crate::units::{cpus_text, duration_text, signal_text};
+use crate::units::{cpus_text, duration_text};
 
 impl Project {
     /// A Compose file in YAML.
@@ -83,7 +83,7 @@ fn service(job: &JobSpec) -> Json {
     put(&mut out, "command", job.command.clone());
     put(&mut out, "environment", strings(&job.environment));
     put(&mut out, "working_dir", job.working_dir.clone());
-    put(&mut out, "stop_signal", signal_text(job.stop_signal));
+    put(&mut out, "stop_signal", convoke_model::signal_text(job.stop_signal));
     put(&mut out, "stop_grace_period", duration_text(job.stop_grace));
     put(&mut out, "restart", job.restart.after_success.then_some("always"));
     put(&mut out, "deploy", deploy(job));

@@ -1,4 +1,4 @@
-//! Durations, sizes, CPU shares and signals as Compose writes them.
+//! Durations, sizes and CPU shares as Compose writes them.
 
 use std::time::Duration;
 
@@ -95,41 +95,6 @@ pub(crate) fn cpus_text(milli: u64) -> String {
     format!("{}.{:03}", milli / 1_000, milli % 1_000)
 }
 
-const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
-    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
-    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-];
-
-/// A signal by name, with or without `SIG`, or by number (Linux).
-pub(crate) fn signal(text: &str) -> Option<i32> {
-    let name = text.trim().to_ascii_uppercase();
-    let name = name.strip_prefix("SIG").unwrap_or(&name);
-    if let Ok(number) = name.parse() {
-        return (1..=64).contains(&number).then_some(number);
-    }
-    // The C library keeps 32 and 33 for itself, so SIGRTMIN is 34.
-    if let Some(offset) = name.strip_prefix("RTMIN") {
-        let offset: i32 = if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse().ok()? };
-        return (0..=30).contains(&offset).then_some(34 + offset);
-    }
-    if let Some(offset) = name.strip_prefix("RTMAX") {
-        let offset: i32 = if offset.is_empty() { 0 } else { offset.strip_prefix('-')?.parse().ok()? };
-        return (0..=30).contains(&offset).then_some(64 - offset);
-    }
-    let index = SIGNALS.iter().position(|signal| *signal == name)?;
-    i32::try_from(index + 1).ok()
-}
-
-/// A signal back in Compose's words: its name where it has one.
-pub(crate) fn signal_text(number: i32) -> String {
-    let index = usize::try_from(number - 1).ok();
-    match index.and_then(|i| SIGNALS.get(i)) {
-        Some(name) => format!("SIG{name}"),
-        None => number.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,23 +121,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn signals_go_by_name_and_number() {
-        for (text, number) in [("SIGTERM", 15), ("usr1", 10), ("9", 9), ("SIGRTMIN+3", 37), ("SIGSYS", 31)] {
-            assert_eq!(signal(text), Some(number), "{text}");
-        }
-        for text in ["", "SIG", "0", "65", "SIGFOO", "RTMIN+99"] {
-            assert_eq!(signal(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn every_signal_survives_its_own_text() {
-        for number in 1..=64 {
-            assert_eq!(signal(&signal_text(number)), Some(number));
-        }
-    }
-
     proptest! {
         #[test]
         fn a_duration_survives_its_own_text(seconds in 0u64..1_000_000, nanos in 0u32..1_000_000_000) {
@@ -182,7 +130,7 @@ mod tests {
 
         #[test]
         fn any_text_is_a_quantity_or_none(text in "\\PC{0,20}") {
-            let _ = (duration(&text), bytes(&text), milli_cpus(&text), signal(&text));
+            let _ = (duration(&text), bytes(&text), milli_cpus(&text), convoke_model::signal_number(&text));
         }
 
         #[test]

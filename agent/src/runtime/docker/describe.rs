@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bollard::models::{ContainerInspectResponse, MountPoint};
-use convoke_model::DeviceId;
+use convoke_model::{DeviceId, signal_number};
 
 use super::super::procfs::boot;
 use super::super::{ContainerRecord, RuntimeError, TaskKey};
@@ -11,17 +11,6 @@ use super::{DockerRuntime, labels};
 use crate::engine::{Engine, EngineError};
 use crate::files::{HostMount, HostSource};
 
-/// As signals are numbered on Linux; an engine that tells a name tells one of these.
-const SIGNALS: [(&str, i32); 8] = [
-    ("HUP", 1),
-    ("INT", 2),
-    ("QUIT", 3),
-    ("KILL", 9),
-    ("USR1", 10),
-    ("USR2", 12),
-    ("TERM", 15),
-    ("WINCH", 28),
-];
 const TERM: i32 = 15;
 
 /// A container, as its engine describes it.
@@ -56,7 +45,7 @@ pub(super) async fn record(
         key: task.clone(),
         name: seen.name.unwrap_or_default().trim_start_matches('/').to_owned(),
         image: config.image.unwrap_or_default(),
-        stop_signal: config.stop_signal.as_deref().and_then(signal).unwrap_or(TERM),
+        stop_signal: config.stop_signal.as_deref().and_then(signal_number).unwrap_or(TERM),
         memory_limit: host.memory.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0),
         boot: boot().unwrap_or_default(),
     })
@@ -84,13 +73,6 @@ fn mount(point: MountPoint) -> Option<HostMount> {
     Some(HostMount { source: HostSource::Path(source), target, read_only: point.rw == Some(false) })
 }
 
-/// `15`, `TERM` or `SIGTERM`.
-fn signal(text: &str) -> Option<i32> {
-    let name = text.strip_prefix("SIG").unwrap_or(text);
-    let named = SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
-    named.or_else(|| name.parse().ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,7 +80,7 @@ mod tests {
     #[test]
     fn a_stop_signal_is_read_in_each_of_its_forms() {
         assert_eq!(
-            ["15", "SIGINT", "QUIT", "37", "SIGNONE"].map(signal),
+            ["15", "SIGINT", "QUIT", "37", "SIGNONE"].map(signal_number),
             [Some(15), Some(2), Some(3), Some(37), None]
         );
     }

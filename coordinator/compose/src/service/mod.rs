@@ -29,7 +29,6 @@ use crate::files::Files;
 use crate::report::Report;
 use crate::sharing::Claim;
 use crate::toplevel::TopLevel;
-use crate::units;
 
 /// Compose's own default.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -163,14 +162,13 @@ fn job_name(project: &str, service: &str, at: &Cursor<'_>, report: &mut Report) 
 
 fn stop_signal(at: &Cursor<'_>, report: &mut Report) -> Option<i32> {
     let text = at.text(report)?;
-    let signal = units::signal(text);
+    let signal = convoke_model::signal_number(text);
     if signal.is_none() {
         at.refuse(report, format!("\"{text}\" is not a signal; write a name such as SIGINT, or a number"));
     }
     signal
 }
 
-/// Keys that Docker reads and that mean nothing here.
 /// For a host process it may be relative: it is the submitter's.
 fn working_dir(at: &Cursor<'_>, is_container: bool, report: &mut Report) -> Option<String> {
     let dir = at.string(report)?;
@@ -181,6 +179,7 @@ fn working_dir(at: &Cursor<'_>, is_container: bool, report: &mut Report) -> Opti
     Some(dir)
 }
 
+/// Keys that Docker reads and that mean nothing here.
 fn without_effect(at: &Cursor<'_>, report: &mut Report) {
     for key in ["stdin_open", "tty"] {
         if at.get(key).and_then(|value| value.boolean(report)) == Some(true) {
