@@ -32,4 +32,5 @@ pub use files::{Disk, Files};
 pub use place::KeyPlace;
 pub use project::{LoadOptions, Project};
 pub use report::{ComposeErrors, Note, Place, Problem};
+pub use sharing::awaited;
 pub use units::bytes;

@@ -32,7 +32,8 @@ pub(crate) fn settle(jobs: &mut [JobSpec], mut claims: Vec<Claim>, report: &mut 
             exact.extend([first.service.clone(), second.service.clone()]);
             let shared: Vec<&str> =
                 second.ids.iter().filter(|id| first.ids.contains(id)).map(String::as_str).collect();
-            if !shared.is_empty() && !is_after(&by_name, a, b) && !is_after(&by_name, b, a) {
+            let is_after = |first: &JobSpec, second| awaited(jobs, second).contains(&*first.service);
+            if !shared.is_empty() && !is_after(a, b) && !is_after(b, a) {
                 refuse(first, second, &shared, report);
             }
         }
@@ -69,21 +70,18 @@ fn are_disjoint(a: &[Constraint], b: &[Constraint]) -> bool {
     })
 }
 
-/// Whether `second` starts only once `first` has succeeded: it or something that it waits for says so.
-fn is_after(jobs: &BTreeMap<&str, &JobSpec>, first: &JobSpec, second: &JobSpec) -> bool {
-    let mut waiting = BTreeSet::from([second.service.as_str()]);
-    let mut open = vec![second];
-    while let Some(job) = open.pop() {
-        for (name, condition) in &job.container.depends_on {
-            if *name == first.service && *condition == DependsCondition::CompletedSuccessfully {
-                return true;
+/// The services whose success a job awaits, or what it waits for does.
+pub fn awaited<'a>(jobs: &'a [JobSpec], job: &'a JobSpec) -> BTreeSet<&'a str> {
+    let (mut ended, mut seen, mut open) = (BTreeSet::new(), BTreeSet::new(), vec![job]);
+    while let Some(next) = open.pop() {
+        for (service, condition) in &next.container.depends_on {
+            if *condition == DependsCondition::CompletedSuccessfully {
+                ended.insert(service.as_str());
             }
-            if let Some(job) = jobs.get(name.as_str())
-                && waiting.insert(&job.service)
-            {
-                open.push(job);
+            if seen.insert(service.as_str()) {
+                open.extend(jobs.iter().find(|job| job.service == *service));
             }
         }
     }
-    false
+    ended
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use convoke_model::{DependsCondition, JobSpec};
+use convoke_compose::awaited;
+use convoke_model::JobSpec;
 
 /// What others wait for goes first: fewer jobs are told of a service that is not there yet, and of two that
 /// write the same file the later one was started with the earlier one's.
@@ -38,26 +39,10 @@ pub(crate) fn beside<'a>(jobs: &'a [JobSpec], job: &JobSpec) -> Vec<&'a JobSpec>
     running
 }
 
-/// The services whose success a job awaits, or what it waits for does.
-fn awaited<'a>(jobs: &'a [JobSpec], job: &'a JobSpec) -> BTreeSet<&'a str> {
-    let (mut ended, mut seen, mut open) = (BTreeSet::new(), BTreeSet::new(), vec![job]);
-    while let Some(next) = open.pop() {
-        for (service, condition) in &next.container.depends_on {
-            if *condition == DependsCondition::CompletedSuccessfully {
-                ended.insert(service.as_str());
-            }
-            if seen.insert(service.as_str()) {
-                open.extend(jobs.iter().find(|job| job.service == *service));
-            }
-        }
-    }
-    ended
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use convoke_model::JobName;
+    use convoke_model::{DependsCondition, JobName};
 
     fn service(name: &str, after: &[(&str, DependsCondition)]) -> JobSpec {
         let mut spec = JobSpec::processes(JobName::new(name).unwrap(), vec!["x".to_owned()]);
