@@ -21,13 +21,17 @@ pub(crate) fn count_run(run: &mut JobRun, now: Timestamp) {
 
 /// Before a generation that follows one which ended well.
 pub(crate) fn after_end(run: &JobRun) -> u64 {
-    (PAUSE_MS.0 << run.quick_ends.saturating_sub(1).min(7)).min(PAUSE_MS.1)
+    doubled(run.quick_ends.saturating_sub(1))
 }
 
 /// Before one that follows a failure: none the first time, since most failures do not come again at once.
 pub(crate) fn after_failure(run: &JobRun) -> u64 {
     match run.quick_ends {
         0 | 1 => 0,
-        more => (PAUSE_MS.0 << (more - 2).min(7)).min(PAUSE_MS.1),
+        more => doubled(more - 2),
     }
+}
+
+fn doubled(times: u32) -> u64 {
+    (PAUSE_MS.0 << times.min(7)).min(PAUSE_MS.1)
 }
