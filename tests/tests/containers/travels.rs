@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use convoke_proto::v1;
 use convoke_tests::procfs::mounted_below;
@@ -51,11 +52,12 @@ pub(crate) async fn a_later_generation_finds_what_an_earlier_one_left() {
     scene.cluster.finish().await;
 }
 
-pub(crate) async fn what_is_written_while_the_agent_is_dead_comes_back() {
+/// A task that has written a file and writes another once it finds `go`, and the directory where the node has them.
+async fn between_two_files() -> (Scene, PathBuf) {
     let script = "echo before > /out/before
         until [ -e /out/go ]; do sleep 0.1; done
         echo after > /out/after";
-    let mut scene = scene(1, script, &format!("{VOLUMES}\ninit: true")).await;
+    let scene = scene(1, script, &format!("{VOLUMES}\ninit: true")).await;
     scene.convoke(&["up", "-d"]).run().await.expect_code(0);
     let directory = scene.cluster.directory().to_owned();
     let out = eventually("the task to write below an overlay", async || {
@@ -63,10 +65,11 @@ pub(crate) async fn what_is_written_while_the_agent_is_dead_comes_back() {
     })
     .await;
     scene.cluster.wait_state(JOB, v1::JobState::Running).await;
-    scene.cluster.kill_agent(0);
-    fs::write(out.join("go"), "").expect("the overlay outlives the agent");
-    eventually("the task to write on", async || out.join("after").exists().then_some(())).await;
-    scene.cluster.start_agent(0);
+    (scene, out)
+}
+
+/// That both files come back.
+async fn both_come_back(scene: Scene) {
     scene.cluster.wait_state(JOB, v1::JobState::Succeeded).await;
     scene.convoke(&["pull", JOB]).run().await.expect_code(0);
     assert_eq!(scene.read("out/before").as_deref(), Some("before\n"));
@@ -74,19 +77,18 @@ pub(crate) async fn what_is_written_while_the_agent_is_dead_comes_back() {
     scene.cluster.finish().await;
 }
 
+pub(crate) async fn what_is_written_while_the_agent_is_dead_comes_back() {
+    let (mut scene, out) = between_two_files().await;
+    scene.cluster.kill_agent(0);
+    fs::write(out.join("go"), "").expect("the overlay outlives the agent");
+    eventually("the task to write on", async || out.join("after").exists().then_some(())).await;
+    scene.cluster.start_agent(0);
+    both_come_back(scene).await;
+}
+
 pub(crate) async fn what_is_written_comes_back_though_the_agent_has_lost_its_record_of_the_job() {
-    let script = "echo before > /out/before
-        until [ -e /out/go ]; do sleep 0.1; done
-        echo after > /out/after";
-    let mut scene = scene(1, script, &format!("{VOLUMES}\ninit: true")).await;
+    let (mut scene, out) = between_two_files().await;
     scene.cluster.announce("node-0", "it has no record");
-    scene.convoke(&["up", "-d"]).run().await.expect_code(0);
-    let directory = scene.cluster.directory().to_owned();
-    let out = eventually("the task to write below an overlay", async || {
-        mounted_below(&directory).into_iter().find(|point| point.join("before").exists())
-    })
-    .await;
-    scene.cluster.wait_state(JOB, v1::JobState::Running).await;
     scene.cluster.kill_agent(0);
     let replica =
         out.ancestors().find(|above| above.join("record.json").exists()).expect("its replica's directory");
@@ -95,11 +97,7 @@ pub(crate) async fn what_is_written_comes_back_though_the_agent_has_lost_its_rec
     scene.cluster.start_agent(0);
     eventually("a new record", async || record.exists().then_some(())).await;
     fs::write(out.join("go"), "").expect("the overlay is still there");
-    scene.cluster.wait_state(JOB, v1::JobState::Succeeded).await;
-    scene.convoke(&["pull", JOB]).run().await.expect_code(0);
-    assert_eq!(scene.read("out/before").as_deref(), Some("before\n"));
-    assert_eq!(scene.read("out/after").as_deref(), Some("after\n"));
-    scene.cluster.finish().await;
+    both_come_back(scene).await;
 }
 
 pub(crate) async fn what_a_job_leaves_while_the_coordinator_is_away_is_pulled_when_it_is_back() {

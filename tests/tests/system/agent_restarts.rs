@@ -6,6 +6,16 @@ use convoke_tests::process::signal_pid;
 use convoke_tests::{LocalCluster, checkpoint, eventually, procfs, sh};
 use rustix::process::Signal;
 
+/// That each of so many ranks has said both of its lines, once.
+async fn no_line_is_lost(cluster: &LocalCluster, id: &str, ranks: u32) {
+    let log = cluster.log(id).await;
+    for rank in 0..ranks {
+        let lines: Vec<_> =
+            log.iter().filter(|line| line.rank == rank).map(|line| line.text.as_str()).collect();
+        assert_eq!(lines, ["before", "after"], "rank {rank}");
+    }
+}
+
 #[tokio::test]
 async fn a_restarted_agent_takes_its_running_tasks_over() {
     let mut cluster = LocalCluster::start(&[2, 2]).await;
@@ -23,12 +33,7 @@ async fn a_restarted_agent_takes_its_running_tasks_over() {
     gate.open();
     let job = cluster.wait_state(&id, v1::JobState::Succeeded).await;
     assert_eq!((job.generation, job.restarts_infrastructure), (1, 0));
-    let log = cluster.log(&id).await;
-    for rank in 0..4 {
-        let lines: Vec<_> =
-            log.iter().filter(|line| line.rank == rank).map(|line| line.text.as_str()).collect();
-        assert_eq!(lines, ["before", "after"], "rank {rank}");
-    }
+    no_line_is_lost(&cluster, &id, 4).await;
     cluster.finish().await;
 }
 
@@ -132,12 +137,7 @@ async fn an_agent_whose_records_are_damaged_takes_its_tasks_over_and_starts_none
     gate.open();
     let job = cluster.wait_state(&id, v1::JobState::Succeeded).await;
     assert_eq!((job.generation, job.restarts_infrastructure), (1, 0));
-    let log = cluster.log(&id).await;
-    for rank in 0..2 {
-        let lines: Vec<_> =
-            log.iter().filter(|line| line.rank == rank).map(|line| line.text.as_str()).collect();
-        assert_eq!(lines, ["before", "after"], "rank {rank}");
-    }
+    no_line_is_lost(&cluster, &id, 2).await;
     cluster.finish().await;
 }
 
