@@ -171,10 +171,6 @@ fn defaults(facts: &Facts<'_>, position: &Position) -> Variables {
     }
     // Lines come as they are printed: into a pipe, Python keeps them until its buffer is full.
     add("PYTHONUNBUFFERED", "1".to_owned());
-    if !position.launcher && position.local_world > 1 {
-        // As torchrun does: else every process takes all the cores.
-        add("OMP_NUM_THREADS", "1".to_owned());
-    }
     if position.launcher {
         add("PET_NPROC_PER_NODE", position.local_world.to_string());
         // The gang is restarted as a whole, by the coordinator.
@@ -183,6 +179,9 @@ fn defaults(facts: &Facts<'_>, position: &Position) -> Variables {
         // Workers' stdout and stderr to the console (and so to the logs) and to files.
         add("PET_TEE", "3".to_owned());
         add("PET_LOG_DIR", facts.log_dir.display().to_string());
+    } else if position.local_world > 1 {
+        // As torchrun does: else every process takes all the cores.
+        add("OMP_NUM_THREADS", "1".to_owned());
     }
     if !position.single && facts.replica.spec.framework == Framework::Jax {
         add("JAX_LOCAL_DEVICE_IDS", frameworks::all_devices(facts.replica.placement.devices.len()));

@@ -113,14 +113,19 @@ impl Replica {
         }
     }
 
+    /// Tasks that the runtime knows, or that have ended.
+    pub fn started(&self) -> Vec<Rank> {
+        self.ranks(|_| true)
+    }
+
     /// Tasks whose containers somebody has paused.
     pub fn paused(&self) -> Vec<Rank> {
-        let paused = |status: &TaskStatus| matches!(status, TaskStatus::Running { paused: true, .. });
-        self.tasks
-            .iter()
-            .filter(|(_, status)| status.as_ref().is_some_and(paused))
-            .map(|(rank, _)| *rank)
-            .collect()
+        self.ranks(|status| matches!(status, TaskStatus::Running { paused: true, .. }))
+    }
+
+    fn ranks(&self, wanted: impl Fn(&TaskStatus) -> bool) -> Vec<Rank> {
+        let found = self.tasks.iter().filter(|(_, status)| status.as_ref().is_some_and(&wanted));
+        found.map(|(rank, _)| *rank).collect()
     }
 
     /// As the coordinator is told.

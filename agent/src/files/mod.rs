@@ -6,8 +6,8 @@
 //! mounts show that shared tree to every replica. A writable mount shows a private copy (`private`): an
 //! overlay on the shared tree where the agent may mount, else a copy. The copy is fresh for each
 //! generation: the submitter's files, and over them (`merge`) whatever the jobs that it waited for (`before`) and
-//! its own earlier generations brought home, whichever node they ran on. So a job that is started again finds the `.pt` files that it left, and none
-//! that nobody else would see.
+//! its own earlier generations brought home, whichever node they ran on. So a job that is started again finds the
+//! `.pt` files that it left, and none that nobody else would see.
 //!
 //! **Shared.** A mount may come with a marker instead of content: the submitter's directory is on a file system
 //! that this node has, too, at the same path. It is mounted if the marker is there ([`sight`]), and nothing of

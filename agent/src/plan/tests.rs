@@ -13,7 +13,7 @@ fn exit(code: i32) -> TaskExit {
 }
 
 fn running() -> Option<TaskStatus> {
-    Some(TaskStatus::Running { pid: 7, health: None, paused: false })
+    Some(TaskStatus::running(7))
 }
 
 fn ended() -> Option<TaskStatus> {

@@ -35,7 +35,7 @@ impl Reconciler {
         }
         let known = slots.keys().chain(tasks.iter().map(|task| &task.replica)).cloned().collect();
         host.files.sweep(&known);
-        let kept = host.files.kept();
+        let mut kept = host.files.kept();
         let mut recovered = Self {
             host,
             desired: None,
@@ -49,8 +49,8 @@ impl Reconciler {
         };
         recovered.take_strays(tasks, &broken).await;
         // What still runs, if without its record, owes for as long as it runs.
-        let ended = kept.into_iter().filter(|key| !recovered.slots.contains_key(key)).collect::<Vec<_>>();
-        ended.into_iter().for_each(|key| recovered.keep(key, None));
+        kept.retain(|key| !recovered.slots.contains_key(key));
+        kept.into_iter().for_each(|key| recovered.keep(key, None));
         Ok(recovered.with_first_look())
     }
 
@@ -69,8 +69,7 @@ fn recovered(host: &Arc<Host>, record: Record) -> Slot {
         *status =
             host.runtime.status(&task).or_else(|| record.exits.get(rank).cloned().map(TaskStatus::Ended));
     }
-    let started: Vec<Rank> =
-        replica.tasks.iter().filter(|(_, status)| status.is_some()).map(|(rank, _)| *rank).collect();
+    let started = replica.started();
     if record.ended {
         replica.stage = Stage::Ended;
     } else if !started.is_empty() {
@@ -80,11 +79,18 @@ fn recovered(host: &Arc<Host>, record: Record) -> Slot {
     info!(job = %key.job, generation = %key.generation, tasks = started.len(), "taken over");
     let mut slot = Slot::new(replica, record);
     slot.recall();
-    slot.open_services(host, &started);
-    if slot.replica.stage == Stage::Started {
-        slot.watch_meeting(host);
-    }
+    slot.go_on(host, &started);
     slot
+}
+
+impl Slot {
+    /// With what is beside the tasks that an earlier agent started.
+    pub(super) fn go_on(&mut self, host: &Arc<Host>, started: &[Rank]) {
+        self.open_services(host, started);
+        if self.replica.stage == Stage::Started {
+            self.watch_meeting(host);
+        }
+    }
 }
 
 pub(super) fn reserve(host: &Host, key: &ReplicaKey, replica: &Replica) {

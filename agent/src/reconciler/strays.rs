@@ -118,13 +118,9 @@ impl Slot {
             // The next agent tries again.
             warn!(job = %key.job, generation = %key.generation, "its record could not be made anew");
         }
-        let started: Vec<Rank> =
-            self.replica.tasks.iter().filter(|(_, status)| status.is_some()).map(|(rank, _)| *rank).collect();
+        let started = self.replica.started();
         info!(job = %key.job, generation = %key.generation, tasks = started.len(), "taken over without its record");
-        self.open_services(host, &started);
-        if self.replica.stage == Stage::Started {
-            self.watch_meeting(host);
-        }
+        self.go_on(host, &started);
     }
 }
 

@@ -159,7 +159,7 @@ impl Shared {
     fn set_started(&self, task: &TaskKey) -> bool {
         let mut tasks = self.tasks();
         let Some(known) = tasks.get_mut(task).filter(|known| !known.stopped) else { return false };
-        known.status = TaskStatus::Running { pid: 0, health: None, paused: false };
+        known.status = TaskStatus::running(0);
         drop(tasks);
         self.changes.send_modify(|n| *n += 1);
         true

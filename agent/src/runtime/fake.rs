@@ -69,10 +69,7 @@ impl FakeRuntime {
             .map_err(io_error(format!("making the output of {key}")))?;
         let (kill_at, stop) = watch::channel(None);
         let pid = 0;
-        self.shared.tasks().insert(
-            key.clone(),
-            Task { status: TaskStatus::Running { pid, health: None, paused: false }, kill_at },
-        );
+        self.shared.tasks().insert(key.clone(), Task { status: TaskStatus::running(pid), kill_at });
         match script::parse(&spec.argv) {
             Ok(steps) => drop(tokio::spawn(self.shared.clone().play(key, steps, spool, stop))),
             Err(script::Unplayable { code, message }) => {

@@ -57,6 +57,11 @@ pub enum TaskStatus {
 }
 
 impl TaskStatus {
+    /// It runs, and no more is known of it; 0 for a pid that is not known either.
+    pub const fn running(pid: u32) -> Self {
+        Self::Running { pid, health: None, paused: false }
+    }
+
     /// How the main process ended, if it has.
     pub fn exit(&self) -> Option<&TaskExit> {
         match self {

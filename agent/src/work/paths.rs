@@ -248,30 +248,9 @@ mod tests {
 
     #[test]
     fn where_a_containers_checkpoints_lie_is_told_by_its_mounts() {
-        use convoke_model::{
-            Generation, JobId, JobName, JobSpec, NodeId, NodeRank, ReplicaGoal, ReplicaPlacement,
-        };
-        let mut spec = JobSpec::processes(JobName::new("j").unwrap(), Vec::new());
-        let placement = ReplicaPlacement {
-            node: NodeId::new("n").unwrap(),
-            node_rank: NodeRank(0),
-            devices: Vec::new(),
-            first_rank: Rank(0),
-            local_world: 1,
-        };
+        let mut desired = crate::testing::desired_replica("j", 1, 0, &["cpu-0"]);
         let mut found = |dir: Option<&str>| {
-            spec.checkpoint.dir = dir.map(str::to_owned);
-            let desired = DesiredReplica {
-                job: JobId::new("j").unwrap(),
-                generation: Generation(1),
-                spec: spec.clone(),
-                placement: placement.clone(),
-                world_size: 1,
-                node_count: 1,
-                goal: ReplicaGoal::Prepared,
-                resume_from: None,
-                predecessors: Vec::new(),
-            };
+            desired.spec.checkpoint.dir = dir.map(str::to_owned);
             let mounts = vec![mount("/h", "/w"), mount("/state/replicas/r/checkpoints/0", "/elsewhere")];
             let described =
                 Described { image: "i".to_owned(), working_dir: "/w".to_owned(), mounts, gpus: Vec::new() };

@@ -47,7 +47,7 @@ pub(super) fn a_container_with_a_damaged_record_is_left_alone_until_its_engine_i
             damage(&host.runtime.task_dir(&task).path().join(name));
         }
         let (next, socket) = host.without_engine().await;
-        assert_eq!(next.status(&task), Some(TaskStatus::Running { pid: 0, health: None, paused: false }));
+        assert_eq!(next.status(&task), Some(TaskStatus::running(0)));
         let again = next.start(host.spec(0, &["true"])).await;
         assert!(again.is_err() && host.containers().await.len() == 1, "{again:?}");
         std::os::unix::fs::symlink(DEFAULT_SOCKET, socket).unwrap();

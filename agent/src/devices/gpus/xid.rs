@@ -1,14 +1,14 @@
 //! What NVIDIA's Xid errors mean for the GPU that had them.
 //!
-//! By the immediate actions in NVIDIA's catalogue ("Analyzing Xid Errors with the Xid Catalog", table of Xids for Ampere and
-//! later, docs.nvidia.com/deploy/xid-errors). Most are the application's own (13, 31, 43, 45, 69): its failure says so, and
-//! the GPU is as good as before. Rows of memory that were or are to be replaced (63, 94) are told by what NVML says of the
-//! memory itself.
+//! By the immediate actions in NVIDIA's catalogue ("Analyzing Xid Errors with the Xid Catalog", table of Xids for Ampere
+//! and later, docs.nvidia.com/deploy/xid-errors). Most are the application's own (13, 31, 43, 45, 69): its failure says
+//! so, and the GPU is as good as before. Rows of memory that were or are to be replaced (63, 94) are told by what NVML
+//! says of the memory itself.
 
 /// The catalogue says: reset the GPU (79: restart the host).
 const FATAL: [u64; 14] = [46, 62, 64, 79, 95, 109, 110, 119, 120, 136, 140, 143, 156, 158];
-/// It says: find out what the GPU, its power or its links have. 155 asks for a reset, and also comes with links that were
-/// put to sleep.
+/// It says: find out what the GPU, its power or its links have. 155 asks for a reset, and also comes with links that
+/// were put to sleep.
 const DOUBTFUL: [u64; 14] = [48, 54, 74, 92, 144, 145, 146, 147, 148, 149, 150, 154, 155, 157];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -39,7 +39,7 @@ use crate::engine::{Engine, EngineError};
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// Pause before an engine that failed is asked again.
 const RETRY: Duration = Duration::from_secs(1);
-const UNKNOWN: TaskStatus = TaskStatus::Running { pid: 0, health: None, paused: false };
+const UNKNOWN: TaskStatus = TaskStatus::running(0);
 
 /// A container of this agent's.
 struct Found {

@@ -54,10 +54,8 @@ impl ProcessRuntime {
         // The watcher, started below, brings it up to date at once.
         let status = match (dir.started()?, dir.exit()?) {
             (_, Some(exit)) => TaskStatus::Exited(exit),
-            (Some(started), None) => {
-                TaskStatus::Running { pid: started.task.pid.cast_unsigned(), health: None, paused: false }
-            }
-            (None, None) => TaskStatus::Running { pid: 0, health: None, paused: false },
+            (Some(started), None) => TaskStatus::running(started.task.pid.cast_unsigned()),
+            (None, None) => TaskStatus::running(0),
         };
         self.shared.tasks().insert(task.clone(), Known::of(status));
         self.watch(task.clone(), marker);

@@ -61,7 +61,7 @@ impl ProcessRuntime {
                 Ok(None) if Instant::now() < deadline => sleep(Duration::from_millis(5)).await,
                 // A shim that hangs may start the task yet: known, so that it can be stopped.
                 Ok(None) => {
-                    self.shared.set(key, TaskStatus::Running { pid: 0, health: None, paused: false });
+                    self.shared.set(key, TaskStatus::running(0));
                     return self.watch(key.clone(), record.marker.clone());
                 }
             }
@@ -99,9 +99,7 @@ impl ProcessRuntime {
             }
         }
         let status = match dir.started().map_err(io_error(what()))? {
-            Some(started) => {
-                TaskStatus::Running { pid: started.task.pid.cast_unsigned(), health: None, paused: false }
-            }
+            Some(started) => TaskStatus::running(started.task.pid.cast_unsigned()),
             // It could not be started; the watcher finds the exit record and everything gone.
             None => match dir.exit().map_err(io_error(what()))? {
                 Some(exit) => TaskStatus::Exited(exit),

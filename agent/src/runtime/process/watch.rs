@@ -36,10 +36,7 @@ impl ProcessRuntime {
 async fn follow(shared: &Shared, task: &TaskKey, dir: &TaskDir, marker: &str) -> io::Result<()> {
     if let Some(started) = started(dir).await? {
         if dir.exit()?.is_none() {
-            shared.set(
-                task,
-                TaskStatus::Running { pid: started.task.pid.cast_unsigned(), health: None, paused: false },
-            );
+            shared.set(task, TaskStatus::running(started.task.pid.cast_unsigned()));
         }
         gone(&started.task).await?;
         while dir.exit()?.is_none() && started.shim.pidfd().is_some() {
